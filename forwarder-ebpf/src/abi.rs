@@ -1,0 +1,595 @@
+//! Keys and values of the BPF maps: the contract between the XDP program and the daemon.
+//!
+//! Every type is `repr(C)`, has no padding and takes any bit pattern. Sizes are asserted at compile
+//! time; [`ABI_VERSION`] is kept beside pinned maps and checked before they are adopted.
+
+use crate::source::Source;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// Version of the map layout. Raise it whenever a type here or a map's shape changes.
+pub const ABI_VERSION: u32 = 1;
+
+/// Slots of a ring: prime, and more than 100 times the largest sensible number of backends
+/// (Maglev, NSDI 2016, section 3.4).
+pub const RING_SLOTS: u32 = 65_537;
+
+/// Slots held by one map element. An element is one cache line, so that a ring costs 4 bytes a slot
+/// and not the 8 the kernel rounds an array element up to.
+pub const SLOTS_PER_LINE: u32 = 16;
+
+/// Map elements of one ring.
+pub const LINES_PER_RING: u32 = RING_SLOTS.div_ceil(SLOTS_PER_LINE);
+
+/// Hint bytes held by one map element.
+pub const HINTS_PER_LINE: u32 = 64;
+
+/// Map elements that hold the hints of one service.
+pub const HINT_LINES_PER_SERVICE: u32 = RING_SLOTS.div_ceil(HINTS_PER_LINE);
+
+/// Seconds for which a starting request is remembered: 64·T1 of RFC 3261 section 17.
+pub const RECENT_SECONDS: u16 = 32;
+
+/// A 16-bit number in network byte order.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Be16(u16);
+
+impl Be16 {
+    /// From the bytes as they stood in a packet, loaded natively.
+    #[must_use]
+    pub const fn from_wire(raw: u16) -> Self {
+        Self(raw)
+    }
+
+    /// From a number in host order.
+    #[must_use]
+    pub const fn new(value: u16) -> Self {
+        Self(value.to_be())
+    }
+
+    /// The number in host order.
+    #[must_use]
+    pub const fn get(self) -> u16 {
+        u16::from_be(self.0)
+    }
+
+    /// The bytes as they go into a packet, for a native store.
+    #[must_use]
+    pub const fn to_wire(self) -> u16 {
+        self.0
+    }
+}
+
+/// An IPv4 or IPv6 address in network byte order; IPv4 as `::ffff:a.b.c.d` (RFC 4291 section
+/// 2.5.5.2), so that one map serves both families.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Address([u32; 4]);
+
+const V4_MAPPED: u32 = 0x0000_ffff_u32.to_be();
+
+impl Address {
+    /// From the four bytes of an IPv4 address, loaded natively.
+    #[must_use]
+    #[inline(always)]
+    pub const fn from_wire_v4(raw: u32) -> Self {
+        Self([0, 0, V4_MAPPED, raw])
+    }
+
+    /// From the sixteen bytes of an IPv6 address, loaded natively word by word.
+    #[must_use]
+    #[inline(always)]
+    pub const fn from_wire_v6(raw: [u32; 4]) -> Self {
+        Self(raw)
+    }
+
+    /// Is this an IPv4 address?
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_v4(&self) -> bool {
+        self.0[0] == 0 && self.0[1] == 0 && self.0[2] == V4_MAPPED
+    }
+
+    /// The IPv4 address' bytes for a native store; meaningless if this is IPv6.
+    #[must_use]
+    #[inline(always)]
+    pub const fn wire_v4(&self) -> u32 {
+        self.0[3]
+    }
+
+    /// The same address, blurred ([`Source::blur`]).
+    #[must_use]
+    #[inline(always)]
+    pub fn blurred<S: Source + ?Sized>(self, source: &S) -> Self {
+        let [a, b, c, d] = self.0;
+        let blur = |word: u32| source.blur(word as usize) as u32;
+        Self([blur(a), blur(b), blur(c), blur(d)])
+    }
+
+    /// The address' bytes for native stores.
+    #[must_use]
+    #[inline(always)]
+    pub const fn wire_v6(&self) -> [u32; 4] {
+        self.0
+    }
+}
+
+impl From<IpAddr> for Address {
+    fn from(address: IpAddr) -> Self {
+        let v6 = match address {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+            IpAddr::V6(v6) => v6,
+        };
+        let o = v6.octets();
+        let word = |i: usize| u32::from_ne_bytes([o[i], o[i + 1], o[i + 2], o[i + 3]]);
+        Self([word(0), word(4), word(8), word(12)])
+    }
+}
+
+impl From<Address> for IpAddr {
+    fn from(address: Address) -> Self {
+        let mut octets = [0; 16];
+        for (to, word) in octets.chunks_exact_mut(4).zip(address.0) {
+            to.copy_from_slice(&word.to_ne_bytes());
+        }
+        if address.is_v4() {
+            Self::V4(Ipv4Addr::new(
+                octets[12], octets[13], octets[14], octets[15],
+            ))
+        } else {
+            Self::V6(Ipv6Addr::from(octets))
+        }
+    }
+}
+
+/// An address and a UDP port.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// The address.
+    pub address: Address,
+    /// The UDP port.
+    pub port: Be16,
+    zero: u16,
+}
+
+impl Endpoint {
+    /// An endpoint of an address and a port.
+    #[must_use]
+    #[inline(always)]
+    pub const fn new(address: Address, port: Be16) -> Self {
+        Self {
+            address,
+            port,
+            zero: 0,
+        }
+    }
+}
+
+impl From<SocketAddr> for Endpoint {
+    fn from(socket: SocketAddr) -> Self {
+        Self::new(socket.ip().into(), Be16::new(socket.port()))
+    }
+}
+
+impl From<Endpoint> for SocketAddr {
+    fn from(endpoint: Endpoint) -> Self {
+        Self::new(endpoint.address.into(), endpoint.port.get())
+    }
+}
+
+/// Number of a service: its index in the services map.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceId(pub u16);
+
+/// Number of a backend: its index in the backends map. A number is given to another backend only
+/// with a new incarnation, so what was remembered under the old one is not mistaken for it.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BackendId(pub u16);
+
+impl BackendId {
+    /// No backend. A number and not an `Option`, whose payload would be an uninitialised register
+    /// to the verifier where there is none.
+    pub const NONE: Self = Self(u16::MAX);
+
+    /// Is this a backend?
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_some(self) -> bool {
+        self.0 != Self::NONE.0
+    }
+
+    /// This backend, or else `other`.
+    #[must_use]
+    #[inline(always)]
+    pub const fn or(self, other: Self) -> Self {
+        if self.is_some() { self } else { other }
+    }
+}
+
+/// One slot of a ring: where its calls belong and where a new one goes (DESIGN's *home* and
+/// *admit*).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    home: u16,
+    admit: u16,
+}
+
+impl Slot {
+    const SETTLING: u16 = 0x8000;
+    const NUMBER: u16 = 0x7fff;
+
+    /// A slot of no backend.
+    pub const EMPTY: Self = Self {
+        home: Self::NUMBER,
+        admit: Self::NUMBER,
+    };
+
+    /// A slot with its two columns; `settling` while home is not what the configuration says.
+    #[must_use]
+    pub const fn new(home: BackendId, admit: BackendId, settling: bool) -> Self {
+        let flag = if settling { Self::SETTLING } else { 0 };
+        Self {
+            home: (home.0 & Self::NUMBER) | flag,
+            admit: admit.0 & Self::NUMBER,
+        }
+    }
+
+    /// The backend that calls of this slot belong to.
+    #[must_use]
+    #[inline(always)]
+    pub const fn home(self) -> BackendId {
+        BackendId(self.home & Self::NUMBER)
+    }
+
+    /// The backend a new call of this slot is given.
+    #[must_use]
+    #[inline(always)]
+    pub const fn admit(self) -> BackendId {
+        BackendId(self.admit & Self::NUMBER)
+    }
+
+    /// Is home waiting to follow the configuration?
+    #[must_use]
+    #[inline(always)]
+    pub const fn settling(self) -> bool {
+        self.home & Self::SETTLING != 0
+    }
+}
+
+/// One element of the ring map.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingLine(pub [Slot; SLOTS_PER_LINE as usize]);
+
+/// One element of the hint map: a byte per slot, not zero if the affinity map may know a call of
+/// this slot.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HintLine(pub [u8; HINTS_PER_LINE as usize]);
+
+/// Which header a new call is spread by. An open set: a number read from a map may be any.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Key(pub u8);
+
+impl Key {
+    /// The Call-ID, whole.
+    pub const CALL_ID: Self = Self(0);
+    /// The address of record in To.
+    pub const TO: Self = Self(1);
+    /// The address of record in From.
+    pub const FROM: Self = Self(2);
+    /// The Request-URI's address.
+    pub const REQUEST_URI: Self = Self(3);
+}
+
+/// A service as the data plane sees it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// First ring line of the live generation. The only field that changes while traffic flows:
+    /// writing it is the atomic swap of generations.
+    pub ring: u32,
+    /// First hint line; generations share the hints.
+    pub hints: u32,
+    /// The VIP and its port.
+    pub vip: Endpoint,
+    /// What new calls are spread by.
+    pub key: Key,
+    /// What REGISTER requests are spread by.
+    pub register_key: Key,
+    /// This service's own number.
+    pub id: ServiceId,
+}
+
+/// May this backend be given messages?
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BackendFlags(pub u8);
+
+impl BackendFlags {
+    /// The backend lives: messages may be sent to it.
+    pub const ALIVE: u8 = 1;
+    /// Its next hop is known: the fast path can reach it.
+    pub const RESOLVED: u8 = 2;
+
+    /// Are all of `flags` set?
+    #[must_use]
+    #[inline(always)]
+    pub const fn has(self, flags: u8) -> bool {
+        self.0 & flags == flags
+    }
+}
+
+/// The two MAC addresses that begin a frame, destination first, as three words for native stores.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Macs(pub [u32; 3]);
+
+impl Macs {
+    /// Of a destination and a source.
+    #[must_use]
+    pub fn new(destination: [u8; 6], source: [u8; 6]) -> Self {
+        let d = destination;
+        let s = source;
+        Self([
+            u32::from_ne_bytes([d[0], d[1], d[2], d[3]]),
+            u32::from_ne_bytes([d[4], d[5], s[0], s[1]]),
+            u32::from_ne_bytes([s[2], s[3], s[4], s[5]]),
+        ])
+    }
+
+    /// With destination and source exchanged (little-endian hosts, as BPF's is).
+    #[must_use]
+    #[inline(always)]
+    pub const fn swapped(self) -> Self {
+        let [a, b, c] = self.0;
+        Self([b >> 16 | c << 16, c >> 16 | a << 16, a >> 16 | b << 16])
+    }
+}
+
+/// A backend as the data plane sees it.
+///
+/// The kernel copies a map value by aligned 8-byte words while packets read it; the next hop's MAC
+/// address lies within one.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backend {
+    /// MAC addresses of frames to it: the next hop's, and our interface's.
+    pub macs: Macs,
+    /// Largest IP packet the way to it carries, in bytes.
+    pub mtu: u16,
+    /// State of the backend.
+    pub flags: BackendFlags,
+    zero: u8,
+    /// The interface towards it; 0 is none.
+    pub interface: u32,
+    /// Where it listens.
+    pub endpoint: Endpoint,
+    /// Which backend of this number it is.
+    pub incarnation: u16,
+    /// The service it belongs to.
+    pub service: ServiceId,
+    zero2: u32,
+}
+
+impl Backend {
+    /// A backend whose next hop is not known yet.
+    #[must_use]
+    pub fn new(endpoint: Endpoint, service: ServiceId, incarnation: u16) -> Self {
+        Self {
+            endpoint,
+            service,
+            incarnation,
+            ..Self::default()
+        }
+    }
+}
+
+/// A backend and the service it belongs to: what its address and port stand for.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BackendRef {
+    /// The service.
+    pub service: ServiceId,
+    /// The backend, or [`BackendId::NONE`] for the service's own VIP.
+    pub backend: BackendId,
+}
+
+/// Key of the affinity map: [`crate::hash::Digest::affinity_key`].
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AffinityKey(pub u64);
+
+/// An affinity entry: one call that is not at its home.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Affinity {
+    /// Where the call is.
+    pub backend: BackendId,
+    /// Which backend of that number it is.
+    pub incarnation: u16,
+    /// Second of the monotonic clock at which the entry was written.
+    pub second: u32,
+}
+
+/// An element of the `recent` array: a starting request that was seen. Written and read as one
+/// word, so that a packet on another CPU never sees half of it.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recent(pub u64);
+
+impl Recent {
+    /// An element for a request with this fingerprint, seen at `second`, sent to `backend`.
+    #[must_use]
+    #[inline(always)]
+    pub const fn new(fingerprint: u32, second: u16, backend: BackendId) -> Self {
+        Self((fingerprint as u64) << 32 | (second as u64) << 16 | backend.0 as u64)
+    }
+
+    /// The backend (or none), if this element is about `fingerprint` and not older than
+    /// [`RECENT_SECONDS`] at `now` (seconds of the monotonic clock, modulo 65,536).
+    #[must_use]
+    #[inline(always)]
+    pub const fn backend_of(self, fingerprint: u32, now: u16) -> BackendId {
+        let seen = (self.0 >> 16) as u16;
+        if self.0 != 0
+            && (self.0 >> 32) as u32 == fingerprint
+            && now.wrapping_sub(seen) <= RECENT_SECONDS
+        {
+            BackendId(self.0 as u16)
+        } else {
+            BackendId::NONE
+        }
+    }
+}
+
+/// Key of the sent-by map: a host as it is written in Via and Route, and a port.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SentByKey {
+    /// Keyed hash of the host's text in lower case, brackets included for IPv6.
+    pub host: u64,
+    /// The port in host order; 5060 where none is written (RFC 3261 section 19.1.2).
+    pub port: u64,
+}
+
+impl SentByKey {
+    /// The key of a host and a port in host order.
+    #[must_use]
+    #[inline(always)]
+    pub const fn new(host: u64, port: u16) -> Self {
+        Self {
+            host,
+            port: port as u64,
+        }
+    }
+}
+
+/// Key of the map that follows fragments of a backend's packets.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FragmentKey {
+    /// The backend's address.
+    pub source: Address,
+    /// Where the packet goes.
+    pub destination: Address,
+    /// The identification that fragments of one packet share, as it stands in the packet.
+    pub id: u32,
+}
+
+/// What the daemon tells the program beyond the tables.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Globals {
+    /// Key of the hash, shared by all forwarders of a cluster.
+    pub hash_key: [u64; 2],
+    /// Always zero, which the verifier cannot know; see [`Source::blur`].
+    pub zero: u64,
+    /// Elements of the `recent` array less one; the array's size is a power of two.
+    pub recent_mask: u32,
+    /// Not used.
+    pub spare: u32,
+}
+
+/// Traffic of one backend, per CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BackendTraffic {
+    /// Messages given to it.
+    pub to: u64,
+    /// Messages it sent that went back to clients.
+    pub from: u64,
+}
+
+const _: () = {
+    assert!(size_of::<Endpoint>() == 20);
+    assert!(size_of::<Service>() == 32);
+    assert!(size_of::<Backend>() == 48);
+    assert!(size_of::<RingLine>() == 64 && size_of::<HintLine>() == 64);
+    assert!(size_of::<AffinityKey>() + size_of::<Affinity>() == 16);
+    assert!(size_of::<SentByKey>() == 16);
+    assert!(size_of::<FragmentKey>() == 36);
+    assert!(size_of::<Globals>() == 32);
+};
+
+#[cfg(feature = "user")]
+mod pod {
+    use super::{
+        Affinity, AffinityKey, Backend, BackendRef, BackendTraffic, Endpoint, FragmentKey, Globals,
+        HintLine, Recent, RingLine, SentByKey, Service,
+    };
+
+    // SAFETY: every type is `repr(C)` or transparent over integers, `Copy`, without padding (the
+    // asserts above and the explicit `zero` fields) and valid for any bit pattern.
+    unsafe impl aya::Pod for Endpoint {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Service {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Backend {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for BackendRef {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for BackendTraffic {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for RingLine {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for HintLine {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for AffinityKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Affinity {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Recent {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for SentByKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for FragmentKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Globals {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_survive_the_round_trip() {
+        for text in ["192.0.2.7", "2001:db8::1", "::", "255.255.255.255"] {
+            let address: IpAddr = text.parse().unwrap();
+            let abi = Address::from(address);
+            assert_eq!(IpAddr::from(abi), address);
+            assert_eq!(abi.is_v4(), address.is_ipv4());
+        }
+    }
+
+    #[test]
+    fn swapped_macs_are_the_other_way_round() {
+        let (a, b) = ([1, 2, 3, 4, 5, 6], [7, 8, 9, 10, 11, 12]);
+        assert_eq!(Macs::new(a, b).swapped(), Macs::new(b, a));
+    }
+
+    #[test]
+    fn a_slot_keeps_both_columns_and_the_flag() {
+        let slot = Slot::new(BackendId(7), BackendId(32_766), true);
+        assert_eq!(
+            (slot.home(), slot.admit(), slot.settling()),
+            (BackendId(7), BackendId(32_766), true)
+        );
+        assert!(!Slot::new(BackendId(7), BackendId(9), false).settling());
+    }
+
+    #[test]
+    fn recent_forgets_after_its_time_and_across_the_wrap_of_the_clock() {
+        let seen = Recent::new(0xdead_beef, 65_530, BackendId(3));
+        assert_eq!(seen.backend_of(0xdead_beef, 65_535), BackendId(3));
+        assert_eq!(seen.backend_of(0xdead_beef, 26), BackendId(3));
+        assert_eq!(seen.backend_of(0xdead_beef, 27), BackendId::NONE);
+        assert_eq!(seen.backend_of(0xdead_bee0, 65_535), BackendId::NONE);
+        assert_eq!(Recent::default().backend_of(0, 0), BackendId::NONE);
+    }
+}

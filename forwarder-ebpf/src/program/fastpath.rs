@@ -1,0 +1,648 @@
+//! What happens to a packet: to a service, from a backend, or none of our business.
+
+use crate::{
+    count::Exit,
+    maps::{
+        AFFINITY, BACKENDS, FRAGMENTS, GLOBALS, HINTS, INTERFACES, RECENT, RINGS, SCRATCH, SENT_BY,
+        SERVICES, SOURCES, Scratch, VIPS,
+    },
+    rewrite::{self, Side},
+    route::{self, Route},
+    source::Packet,
+};
+use aya_ebpf::{
+    bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
+    helpers::generated::{bpf_ktime_get_coarse_ns, bpf_sk_lookup_udp, bpf_sk_release},
+    programs::XdpContext,
+};
+use core::arch::asm;
+use sip_forwarder_ebpf::{
+    abi::{
+        Affinity, Backend, BackendFlags, BackendId, Endpoint, FragmentKey, Globals, HINTS_PER_LINE,
+        Recent, SLOTS_PER_LINE, Service, ServiceId, Slot,
+    },
+    hash::Digest,
+    packet::{self, Family, Flow, Part},
+    rule::{self, Decision, Entry, Found},
+    scan::{self, Host, HostForm, Keys, Lines, Scan},
+    source::Source,
+    verdict::Verdict,
+};
+
+/// One packet, from its first byte to its verdict.
+#[inline(always)]
+pub(crate) fn run(ctx: &XdpContext) -> Exit {
+    let (Some(globals), Some(scratch)) = (GLOBALS.get(0), SCRATCH.get_ptr_mut(0)) else {
+        return fault();
+    };
+    // SAFETY: a per-CPU value; one packet at a time is on a CPU.
+    let Scratch { flow, lines } = unsafe { &mut *scratch };
+    match packet::parse(&Packet::new(ctx, globals.zero)) {
+        Ok(parsed) => *flow = parsed,
+        Err(verdict) => return pass(verdict.number()),
+    }
+    // What the compiler knows of the flow would keep it on the stack.
+    forget();
+    // A packet made anew: what was checked of it on the way here is one more thing that the verifier
+    // would tell ways apart by.
+    dispatch(ctx, &Packet::new(ctx, globals.zero), flow, globals, lines)
+}
+
+/// Makes the compiler forget what it knows of memory.
+#[inline(always)]
+fn forget() {
+    // SAFETY: no effect.
+    unsafe { asm!("r0 = r0", out("r0") _) };
+}
+
+#[inline(always)]
+fn dispatch(
+    ctx: &XdpContext,
+    frame: &Packet,
+    flow: &Flow,
+    globals: &Globals,
+    lines: &mut Lines,
+) -> Exit {
+    if flow.without_ports() {
+        return without_ports(ctx, frame, flow);
+    }
+    // SAFETY: the daemon replaces entries whole; a reader sees the old or the new one.
+    let (service, from) = if let Some(vip) = unsafe { VIPS.get(&flow.destination) } {
+        (vip.service, BackendId::NONE)
+    // SAFETY: as above.
+    } else if let Some(origin) = unsafe { SOURCES.get(&flow.source) } {
+        (origin.service, origin.backend)
+    } else {
+        return pass(Verdict::IgnoredOther.number());
+    };
+    let from = blurred(frame, from);
+    message(ctx, frame, flow, globals, lines, service, from)
+}
+
+/// A message to a service, or of its backend `from`. Both are scanned in one place: the scan is most
+/// of the program.
+#[inline(always)]
+fn message(
+    ctx: &XdpContext,
+    frame: &Packet,
+    flow: &Flow,
+    globals: &Globals,
+    lines: &mut Lines,
+    service: ServiceId,
+    from: BackendId,
+) -> Exit {
+    let Some(service) = SERVICES.get(u32::from(service.0)) else {
+        return fault();
+    };
+    let lookups = Lookups {
+        frame,
+        service,
+        globals,
+    };
+    let shape = if from.is_some() {
+        check_returning(&frame.from(flow.payload()))
+    } else {
+        check_shape(flow)
+    };
+    forget();
+    let payload = frame.from(flow.payload());
+    let keys = Keys {
+        hash_key: globals.hash_key,
+        key: service.key,
+        register_key: service.register_key,
+    };
+    let (scan, why) = match shape.and_then(|()| scan::scan(&payload, &keys, lines)) {
+        Ok(scan) => (Some(scan), 0),
+        // Blurred: how the scan failed matters for nothing but a counter.
+        Err(verdict) => (None, blurred_number(frame, verdict.number())),
+    };
+    if from.is_some() {
+        return from_backend(ctx, frame, flow, &lookups, from, scan, why);
+    }
+    let result = match scan {
+        Some(scan) => to_service(ctx, frame, flow, &lookups, &scan),
+        None => Err(why),
+    };
+    match result {
+        Ok(exit) => exit,
+        Err(why) => leave_to_slow_path(ctx, flow, blurred_number(frame, why)),
+    }
+}
+
+#[inline(always)]
+const fn pass(verdict: u32) -> Exit {
+    Exit::new(verdict, XDP_PASS)
+}
+
+#[inline(always)]
+const fn fault() -> Exit {
+    Exit::new(Verdict::DroppedTableFault.number(), XDP_DROP)
+}
+
+/// Leaves a packet to the slow path, if there is one: without a socket on the VIP's port the kernel
+/// would answer with an ICMP error, and that would fail the call.
+#[inline(always)]
+fn leave_to_slow_path(ctx: &XdpContext, flow: &Flow, verdict: u32) -> Exit {
+    if socket_listens(ctx, flow) {
+        pass(verdict)
+    } else {
+        Exit::new(Verdict::DroppedNoDaemon.number(), XDP_DROP)
+    }
+}
+
+/// The layout of `bpf_sock_tuple`: source, destination, both ports. Aligned, since the compiler joins
+/// stores and the stack takes no misaligned ones.
+#[repr(C, align(8))]
+struct SocketTuple([u32; 9]);
+
+/// Is there a UDP socket for this packet?
+#[inline(always)]
+fn socket_listens(ctx: &XdpContext, flow: &Flow) -> bool {
+    let ports =
+        u32::from(flow.source.port.to_wire()) | u32::from(flow.destination.port.to_wire()) << 16;
+    let (source, destination) = (&flow.source.address, &flow.destination.address);
+    let (mut tuple, length) = match flow.family() {
+        Family::V4 => (
+            SocketTuple([
+                source.wire_v4(),
+                destination.wire_v4(),
+                ports,
+                0,
+                0,
+                0,
+                0,
+                0,
+                0,
+            ]),
+            12,
+        ),
+        Family::V6 => {
+            let ([a, b, c, d], [e, f, g, h]) = (source.wire_v6(), destination.wire_v6());
+            (SocketTuple([a, b, c, d, e, f, g, h, ports]), 36)
+        }
+    };
+    const CURRENT_NAMESPACE: u64 = u64::MAX;
+    // SAFETY: the context is the program's own and the tuple is as long as is said; the reference
+    // is released at once.
+    unsafe {
+        let socket = bpf_sk_lookup_udp(
+            ctx.ctx.cast(),
+            (&raw mut tuple).cast(),
+            length,
+            CURRENT_NAMESPACE,
+            0,
+        );
+        if socket.is_null() {
+            return false;
+        }
+        bpf_sk_release(socket.cast());
+    }
+    true
+}
+
+/// A packet that shows no ports: a later fragment, or one behind extension headers.
+#[inline(always)]
+fn without_ports(ctx: &XdpContext, frame: &Packet, flow: &Flow) -> Exit {
+    // SAFETY: the daemon replaces entries whole.
+    if unsafe { VIPS.get(&flow.destination) }.is_some() {
+        let later = matches!(flow.part(), Part::Later);
+        let verdict = if later {
+            Verdict::PassedFragment
+        } else {
+            Verdict::PassedIpv6Extension
+        };
+        return pass(verdict.number());
+    }
+    // SAFETY: as above.
+    let Some(origin) = (unsafe { SOURCES.get(&flow.source) }) else {
+        return pass(Verdict::IgnoredOther.number());
+    };
+    // SAFETY: entries are replaced whole.
+    match unsafe { FRAGMENTS.get(fragment_key(flow)) } {
+        Some(vip) if matches!(flow.part(), Part::Later) => {
+            let vip = *vip;
+            send_back(
+                ctx,
+                frame,
+                flow,
+                &vip,
+                origin.backend,
+                Verdict::ReturnedFragment.number(),
+            )
+        }
+        _ => pass(Verdict::IgnoredFragment.number()),
+    }
+}
+
+#[inline(always)]
+fn fragment_key(flow: &Flow) -> FragmentKey {
+    FragmentKey {
+        source: flow.source.address,
+        destination: flow.destination.address,
+        id: flow.fragment_id,
+    }
+}
+
+/// A message to a VIP. An error is why the slow path should have it.
+#[inline(always)]
+fn to_service(
+    ctx: &XdpContext,
+    frame: &Packet,
+    flow: &Flow,
+    lookups: &Lookups<'_>,
+    scan: &Scan,
+) -> Result<Exit, u32> {
+    let Some(slot) = lookups.slot(scan.call) else {
+        return Ok(fault());
+    };
+    let found = lookups.find(scan, slot).map_err(Verdict::number)?;
+    let decision = Chosen::blurred(&rule::decide(&found), frame);
+    if !decision.backend.is_some() {
+        return Err(Verdict::PassedNoBackend.number());
+    }
+    let Some(backend) = BACKENDS.get(u32::from(decision.backend.0)) else {
+        return Ok(fault());
+    };
+    if !backend.flags.has(BackendFlags::RESOLVED) {
+        return Err(Verdict::PassedNextHop.number());
+    }
+    if flow.ip_length > backend.mtu {
+        return Err(Verdict::PassedTooLarge.number());
+    }
+    lookups.remember(scan, &decision, backend);
+    Ok(send_to_backend(ctx, frame, flow, &decision, backend))
+}
+
+/// Does the fast path take packets of this shape?
+#[inline(always)]
+fn check_shape(flow: &Flow) -> Result<(), Verdict> {
+    if !matches!(flow.part(), Part::Whole) {
+        Err(Verdict::PassedFragment)
+    } else if flow.options() {
+        Err(Verdict::PassedIpOptions)
+    } else if !flow.ends_frame() {
+        Err(Verdict::PassedTrailingBytes)
+    } else if flow.time_to_live <= 1 {
+        Err(Verdict::PassedTimeToLive)
+    } else {
+        Ok(())
+    }
+}
+
+/// Is a backend's message worth reading? A response is not: it goes where the request came from.
+#[inline(always)]
+fn check_returning(payload: &Packet) -> Result<(), Verdict> {
+    if payload.u64_at(0) == Some(u64::from_le_bytes(*b"SIP/2.0 ")) {
+        Err(Verdict::ReturnedResponse)
+    } else {
+        Ok(())
+    }
+}
+
+/// Gives the packet to its backend.
+#[inline(always)]
+fn send_to_backend(
+    ctx: &XdpContext,
+    frame: &Packet,
+    flow: &Flow,
+    decision: &Chosen,
+    backend: &Backend,
+) -> Exit {
+    let action = leave_by(ctx, backend.interface);
+    if action == XDP_PASS {
+        return fault();
+    }
+    let spiral = spiral_source(flow);
+    let rewritten = (|| {
+        rewrite::endpoint(frame, flow, Side::Destination, &backend.endpoint)?;
+        if let Some(vip) = spiral {
+            rewrite::endpoint(frame, flow, Side::Source, vip)?;
+        }
+        rewrite::count_hop(frame, flow)?;
+        rewrite::macs(frame, backend.macs)
+    })();
+    if rewritten.is_none() {
+        return fault();
+    }
+    Exit {
+        to: decision.backend,
+        ..Exit::new(decision.verdict, action)
+    }
+}
+
+/// The VIP that stands for the sender, if the sender is itself a backend: its message spirals
+/// through the VIP, and the answer must come back the same way.
+#[inline(always)]
+fn spiral_source(flow: &Flow) -> Option<&'static Endpoint> {
+    // SAFETY: the daemon replaces entries whole.
+    let origin = unsafe { SOURCES.get(&flow.source) }?;
+    SERVICES
+        .get(u32::from(origin.service.0))
+        .map(|service| &service.vip)
+}
+
+/// The XDP action that sends by `interface`: back where it came from, or by the device map.
+/// `XDP_PASS` if that interface cannot be redirected to.
+#[inline(always)]
+fn leave_by(ctx: &XdpContext, interface: u32) -> u32 {
+    if interface as usize == ctx.ingress_ifindex() {
+        return XDP_TX;
+    }
+    match INTERFACES.redirect(interface, u64::from(XDP_PASS)) {
+        Ok(action) | Err(action) => action,
+    }
+}
+
+/// A backend's message to anywhere but a VIP.
+#[inline(always)]
+fn from_backend(
+    ctx: &XdpContext,
+    frame: &Packet,
+    flow: &Flow,
+    lookups: &Lookups<'_>,
+    from: BackendId,
+    scan: Option<Scan>,
+    why_not: u32,
+) -> Exit {
+    let verdict = match scan {
+        Some(scan) => {
+            remember_request(lookups, &scan, from);
+            Verdict::ReturnedRequest
+        }
+        None if why_not == Verdict::ReturnedResponse.number() => Verdict::ReturnedResponse,
+        None => Verdict::ReturnedUnread,
+    };
+    let verdict = blurred_number(frame, verdict.number());
+    let vip = lookups.service.vip;
+    if matches!(flow.part(), Part::First) {
+        // A full map only costs what is oldest.
+        let _ = FRAGMENTS.insert(fragment_key(flow), vip, 0);
+    }
+    send_back(ctx, frame, flow, &vip, from, verdict)
+}
+
+/// A backend's own request: if the call's home is another, later messages must find this one.
+#[inline(always)]
+fn remember_request(lookups: &Lookups<'_>, scan: &Scan, from: BackendId) {
+    let Some(slot) = lookups.slot(scan.call) else {
+        return;
+    };
+    let (entry, known) = lookups.entry(scan.call);
+    if rule::remember_request(scan.role, entry, known, slot, from)
+        && let Some(backend) = BACKENDS.get(u32::from(from.0))
+    {
+        lookups.write_entry(scan.call, from, backend.incarnation);
+    }
+}
+
+/// Sends a backend's packet where it goes, with the VIP as its source.
+#[inline(always)]
+fn send_back(
+    ctx: &XdpContext,
+    frame: &Packet,
+    flow: &Flow,
+    vip: &Endpoint,
+    from: BackendId,
+    verdict: u32,
+) -> Exit {
+    let (way, action) = match route::find(ctx, flow, vip) {
+        Route::None => return pass(Verdict::IgnoredLocal.number()),
+        Route::Kernel => return send_back_by_kernel(frame, flow, vip, from),
+        Route::Direct(way) => match leave_by(ctx, way.interface) {
+            XDP_PASS => return send_back_by_kernel(frame, flow, vip, from),
+            action => (way, action),
+        },
+    };
+    let rewritten = (|| {
+        become_vip(frame, flow, vip)?;
+        rewrite::count_hop(frame, flow)?;
+        rewrite::macs(frame, way.macs)
+    })();
+    if rewritten.is_none() {
+        return fault();
+    }
+    Exit {
+        from,
+        ..Exit::new(verdict, action)
+    }
+}
+
+/// The same, but the kernel routes it.
+#[inline(always)]
+fn send_back_by_kernel(frame: &Packet, flow: &Flow, vip: &Endpoint, from: BackendId) -> Exit {
+    if become_vip(frame, flow, vip).is_none() {
+        return fault();
+    }
+    Exit {
+        from,
+        ..Exit::new(Verdict::ReturnedByKernel.number(), XDP_PASS)
+    }
+}
+
+/// Makes the VIP a packet's source.
+#[inline(always)]
+fn become_vip(frame: &Packet, flow: &Flow, vip: &Endpoint) -> Option<()> {
+    if flow.without_ports() {
+        rewrite::address(frame, flow, Side::Source, vip).map(|_| ())
+    } else {
+        rewrite::endpoint(frame, flow, Side::Source, vip)
+    }
+}
+
+/// A decision in numbers, of which the verifier knows nothing: it verifies once what follows from
+/// any decision.
+struct Chosen {
+    backend: BackendId,
+    /// The number of a verdict.
+    verdict: u32,
+    /// What to write down: a set of the flags below.
+    remember: u32,
+}
+
+impl Chosen {
+    const CALL: u32 = 1;
+    const START: u32 = 2;
+
+    #[inline(always)]
+    fn blurred(decision: &Decision, frame: &Packet) -> Self {
+        let call = if decision.remember_call {
+            Self::CALL
+        } else {
+            0
+        };
+        let start = if decision.remember_start {
+            Self::START
+        } else {
+            0
+        };
+        Self {
+            backend: blurred(frame, decision.backend),
+            verdict: blurred_number(frame, decision.verdict.number()),
+            remember: blurred_number(frame, call | start),
+        }
+    }
+}
+
+/// A backend's number, blurred ([`Source::blur`]): one path for some backend and none.
+#[inline(always)]
+fn blurred(frame: &Packet, id: BackendId) -> BackendId {
+    BackendId(frame.blur(usize::from(id.0)) as u16)
+}
+
+/// A number, blurred.
+#[inline(always)]
+fn blurred_number(frame: &Packet, number: u32) -> u32 {
+    frame.blur(number as usize) as u32
+}
+
+/// The tables, as one service's message sees them.
+struct Lookups<'a> {
+    frame: &'a Packet,
+    service: &'a Service,
+    globals: &'a Globals,
+}
+
+impl Lookups<'_> {
+    /// Everything the rule wants to know.
+    #[inline(always)]
+    fn find(&self, scan: &Scan, slot: Slot) -> Result<Found, Verdict> {
+        let key_slot = if scan.key.0 == scan.call.0 {
+            slot
+        } else {
+            self.slot(scan.key).unwrap_or(slot)
+        };
+        let (entry, known) = self.entry(scan.call);
+        Ok(Found {
+            role: scan.role,
+            entry,
+            known,
+            named: self.named(scan.host)?,
+            recent: if scan.role.starts() {
+                self.recent(scan.call)
+            } else {
+                BackendId::NONE
+            },
+            admit: self.live(key_slot.admit()),
+            home: self.live(slot.home()),
+            slot,
+        })
+    }
+
+    /// The slot a hash falls into, in the live generation.
+    #[inline(always)]
+    fn slot(&self, digest: Digest) -> Option<Slot> {
+        let slot = digest.slot();
+        let line = RINGS.get(self.service.ring + slot / SLOTS_PER_LINE)?;
+        Some(line.0[(slot % SLOTS_PER_LINE) as usize])
+    }
+
+    /// `id`, if that backend lives and is one of the service; else none.
+    #[inline(always)]
+    fn live(&self, id: BackendId) -> BackendId {
+        match BACKENDS.get(u32::from(id.0)) {
+            Some(b) if b.flags.has(BackendFlags::ALIVE) && b.service.0 == self.service.id.0 => {
+                blurred(self.frame, id)
+            }
+            _ => blurred(self.frame, BackendId::NONE),
+        }
+    }
+
+    /// What the affinity map knows. It is looked into only if the hint says there may be something:
+    /// a lookup in a large map costs more than all the rest.
+    #[inline(always)]
+    fn entry(&self, call: Digest) -> (Entry, BackendId) {
+        let slot = call.slot();
+        let hinted = HINTS
+            .get(self.service.hints + slot / HINTS_PER_LINE)
+            .is_some_and(|line| line.0[(slot % HINTS_PER_LINE) as usize] != 0);
+        if !hinted {
+            return (Entry::Absent, BackendId::NONE);
+        }
+        // SAFETY: an entry is one aligned word.
+        let Some(entry) = (unsafe { AFFINITY.get(call.affinity_key(self.service.id)) }) else {
+            return (Entry::Absent, BackendId::NONE);
+        };
+        let same = BACKENDS
+            .get(u32::from(entry.backend.0))
+            .is_some_and(|b| b.incarnation == entry.incarnation);
+        let known = self.live(entry.backend);
+        if same && known.is_some() {
+            (Entry::Live, known)
+        } else {
+            (Entry::Stale, BackendId::NONE)
+        }
+    }
+
+    /// The backend that a host in Via or Route stands for, or none.
+    #[inline(always)]
+    fn named(&self, host: Host) -> Result<BackendId, Verdict> {
+        if host.form == HostForm::Absent {
+            return Ok(BackendId::NONE);
+        }
+        // SAFETY: the daemon replaces entries whole.
+        match unsafe { SENT_BY.get(host.key) } {
+            Some(name) if name.service.0 == self.service.id.0 => Ok(self.live(name.backend)),
+            Some(_) => Ok(BackendId::NONE),
+            None if host.form == HostForm::Ipv6 => Err(Verdict::PassedRouteHost),
+            None => Ok(BackendId::NONE),
+        }
+    }
+
+    /// Where this Call-ID's starting request went in the last 32 seconds, or none.
+    #[inline(always)]
+    fn recent(&self, call: Digest) -> BackendId {
+        let index = call.recent_index(self.service.id, self.globals.recent_mask);
+        let Some(seen) = RECENT.get_ptr(index) else {
+            return BackendId::NONE;
+        };
+        // SAFETY: a map value, aligned; one volatile word, so never half of two.
+        let seen = unsafe { seen.read_volatile() };
+        self.live(seen.backend_of(call.fingerprint(self.service.id), seconds() as u16))
+    }
+
+    /// Writes down what the rule wants remembered.
+    #[inline(always)]
+    fn remember(&self, scan: &Scan, decision: &Chosen, backend: &Backend) {
+        if decision.remember & Chosen::START != 0 {
+            let index = scan
+                .call
+                .recent_index(self.service.id, self.globals.recent_mask);
+            if let Some(place) = RECENT.get_ptr_mut(index) {
+                let seen = Recent::new(
+                    scan.call.fingerprint(self.service.id),
+                    seconds() as u16,
+                    decision.backend,
+                );
+                // SAFETY: as in `recent`.
+                unsafe { place.write_volatile(seen) };
+            }
+        }
+        if decision.remember & Chosen::CALL != 0 {
+            self.write_entry(scan.call, decision.backend, backend.incarnation);
+        }
+    }
+
+    /// Writes an affinity entry, then the hint that makes others look for it.
+    #[inline(always)]
+    fn write_entry(&self, call: Digest, backend: BackendId, incarnation: u16) {
+        let entry = Affinity {
+            backend,
+            incarnation,
+            second: seconds(),
+        };
+        // A full map gives up its oldest entry; there is no other failure.
+        let _ = AFFINITY.insert(call.affinity_key(self.service.id), entry, 0);
+        let slot = call.slot();
+        if let Some(line) = HINTS.get_ptr_mut(self.service.hints + slot / HINTS_PER_LINE) {
+            // SAFETY: a map value; the index is below the line's length.
+            unsafe { (&raw mut (*line).0[(slot % HINTS_PER_LINE) as usize]).write_volatile(1) };
+        }
+    }
+}
+
+/// Seconds of the monotonic clock.
+#[inline(always)]
+fn seconds() -> u32 {
+    // SAFETY: takes nothing and returns a number.
+    (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000) as u32
+}

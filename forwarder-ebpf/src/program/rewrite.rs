@@ -1,0 +1,123 @@
+//! Changes to a packet: addresses, ports, checksums, time to live, MAC addresses.
+//!
+//! Everything is checked before the first byte is written, so a packet leaves changed or untouched.
+
+use crate::source::Packet;
+use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
+use sip_forwarder_ebpf::{
+    abi::{Endpoint, Macs},
+    csum::Delta,
+    packet::{Family, Flow},
+    source::Source,
+};
+
+/// Offsets in an IPv4 header.
+const V4_TTL: usize = 8;
+const V4_CHECKSUM: usize = 10;
+const V4_SOURCE: usize = 12;
+const V4_DESTINATION: usize = 16;
+/// Offsets in an IPv6 header.
+const V6_HOP_LIMIT: usize = 7;
+const V6_SOURCE: usize = 8;
+const V6_DESTINATION: usize = 24;
+/// Offsets in a UDP header.
+const UDP_SOURCE: usize = 0;
+const UDP_DESTINATION: usize = 2;
+const UDP_CHECKSUM: usize = 6;
+
+/// Which address of a packet changes.
+#[derive(Clone, Copy)]
+pub(crate) enum Side {
+    Source,
+    Destination,
+}
+
+/// Gives the packet another address and port on one side. `None`, and nothing written, if the
+/// packet ends too early.
+#[inline(always)]
+pub(crate) fn endpoint(packet: &Packet, flow: &Flow, side: Side, new: &Endpoint) -> Option<()> {
+    let old = match side {
+        Side::Source => &flow.source,
+        Side::Destination => &flow.destination,
+    };
+    let checksum = packet.u16_at(flow.udp + UDP_CHECKSUM)?;
+    let addresses = address(packet, flow, side, new)?;
+    let delta = addresses.word(old.port.to_wire(), new.port.to_wire());
+    let port = match side {
+        Side::Source => UDP_SOURCE,
+        Side::Destination => UDP_DESTINATION,
+    };
+    packet.store(flow.udp + port, new.port.to_wire())?;
+    packet.store(flow.udp + UDP_CHECKSUM, delta.apply_udp(checksum))
+}
+
+/// Gives the packet another address on one side, and tells what that changes in checksums above IP.
+#[inline(always)]
+pub(crate) fn address(packet: &Packet, flow: &Flow, side: Side, new: &Endpoint) -> Option<Delta> {
+    let old = match side {
+        Side::Source => &flow.source.address,
+        Side::Destination => &flow.destination.address,
+    };
+    match flow.family() {
+        Family::V4 => {
+            let (from, to) = (old.wire_v4(), new.address.wire_v4());
+            let delta = Delta::new().double(from, to);
+            let offset = match side {
+                Side::Source => V4_SOURCE,
+                Side::Destination => V4_DESTINATION,
+            };
+            let checksum = packet.u16_at(flow.ip + V4_CHECKSUM)?;
+            packet.store(flow.ip + V4_CHECKSUM, delta.apply(checksum))?;
+            packet.store(flow.ip + offset, to)?;
+            Some(delta)
+        }
+        Family::V6 => {
+            let (from, to) = (old.wire_v6(), new.address.wire_v6());
+            let offset = match side {
+                Side::Source => V6_SOURCE,
+                Side::Destination => V6_DESTINATION,
+            };
+            packet.store(flow.ip + offset, to)?;
+            Some(Delta::new().address(from, to))
+        }
+    }
+}
+
+/// Counts one hop.
+#[inline(always)]
+pub(crate) fn count_hop(packet: &Packet, flow: &Flow) -> Option<()> {
+    match flow.family() {
+        Family::V4 => {
+            let old = packet.u16_at(flow.ip + V4_TTL)?;
+            let checksum = packet.u16_at(flow.ip + V4_CHECKSUM)?;
+            let new = old.wrapping_sub(1);
+            packet.store(flow.ip + V4_TTL, new)?;
+            packet.store(
+                flow.ip + V4_CHECKSUM,
+                Delta::new().word(old, new).apply(checksum),
+            )
+        }
+        Family::V6 => packet.store(flow.ip + V6_HOP_LIMIT, flow.time_to_live.wrapping_sub(1)),
+    }
+}
+
+/// Writes the Ethernet addresses.
+#[inline(always)]
+pub(crate) fn macs(packet: &Packet, macs: Macs) -> Option<()> {
+    packet.store(0, macs)
+}
+
+/// Swaps the Ethernet addresses and sends the frame back.
+#[inline(always)]
+pub(crate) fn swap_macs(ctx: &XdpContext) -> u32 {
+    let packet = Packet::new(ctx, 0);
+    let swapped = (|| {
+        let old = Macs([packet.u32_at(0)?, packet.u32_at(4)?, packet.u32_at(8)?]);
+        macs(&packet, old.swapped())
+    })();
+    if swapped.is_some() {
+        xdp_action::XDP_TX
+    } else {
+        xdp_action::XDP_DROP
+    }
+}

@@ -1,0 +1,136 @@
+//! The only access to packet bytes.
+
+use aya_ebpf::programs::XdpContext;
+use core::arch::asm;
+use sip_forwarder_ebpf::source::Source;
+
+/// Largest offset the verifier is shown. It keeps a packet pointer's range only while offsets are
+/// known to be small (kernel 6.18, 2026-11).
+const OFFSET_LIMIT: usize = 0x3fff;
+
+/// `value`, of which the compiler knows nothing any more. It must neither forget a bound that was
+/// checked nor compute an address anew behind the check, and `core::hint::black_box` costs a trip
+/// through the stack.
+#[inline(always)]
+pub(crate) fn opaque(mut value: usize) -> usize {
+    // SAFETY: moves a register to itself. (Without an instruction, the line table would name one place
+    // twice, which the kernel refuses; 6.18, 2026-11.)
+    unsafe { asm!("{0} = {0}", inout(reg) value, options(pure, nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// Bytes of a packet from some offset to its end.
+#[derive(Clone, Copy)]
+pub(crate) struct Packet {
+    start: usize,
+    end: usize,
+    length: usize,
+    /// 0, as far as only we know.
+    zero: u64,
+}
+
+impl Packet {
+    /// The whole frame (its first buffer).
+    #[inline(always)]
+    pub(crate) fn new(ctx: &XdpContext, zero: u64) -> Self {
+        // SAFETY: the context is the kernel's. Volatile, so that two packets of one context stay
+        // two to the verifier.
+        let (start, end) = unsafe {
+            (
+                (&raw const (*ctx.ctx).data).read_volatile(),
+                (*ctx.ctx).data_end,
+            )
+        };
+        Self::between(start as usize, end as usize, zero)
+    }
+
+    #[inline(always)]
+    fn between(start: usize, end: usize, zero: u64) -> Self {
+        // Opaque, so that no arithmetic on lengths is turned into arithmetic on pointers.
+        Self {
+            start,
+            end,
+            length: opaque(end - start),
+            zero,
+        }
+    }
+
+    /// The frame from `offset` on.
+    #[inline(always)]
+    pub(crate) fn from(self, offset: usize) -> Self {
+        Self::between(self.start + (self.blur(offset) & 0xff), self.end, self.zero)
+    }
+
+    /// Where `T` lies at `offset`, if it lies in the packet.
+    #[inline(always)]
+    fn at<T>(&self, offset: usize) -> Option<*mut T> {
+        // The compiler must neither forget the bound nor compute the address anew after the check.
+        let offset = opaque(offset);
+        if offset > OFFSET_LIMIT {
+            return None;
+        }
+        let address = opaque(self.start + offset);
+        if address + size_of::<T>() > self.end {
+            return None;
+        }
+        Some(address as *mut T)
+    }
+
+    /// Writes `value` at `offset`. `None` if it does not lie in the packet.
+    #[inline(always)]
+    pub(crate) fn store<T: Copy>(&self, offset: usize, value: T) -> Option<()> {
+        let place = self.at::<T>(offset)?;
+        // SAFETY: `at` has compared the place with the end of the packet, and packets may be written.
+        unsafe { place.write_unaligned(value) };
+        Some(())
+    }
+
+    #[inline(always)]
+    fn load<T: Copy>(&self, offset: usize) -> Option<T> {
+        let place = self.at::<T>(offset)?;
+        // SAFETY: `at` has compared the place with the end of the packet; `T` is an integer.
+        Some(unsafe { place.read_unaligned() })
+    }
+}
+
+impl Source for Packet {
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.length
+    }
+
+    #[inline(always)]
+    fn u8_at(&self, offset: usize) -> Option<u8> {
+        self.load(offset)
+    }
+
+    #[inline(always)]
+    fn u16_at(&self, offset: usize) -> Option<u16> {
+        self.load(offset)
+    }
+
+    #[inline(always)]
+    fn u32_at(&self, offset: usize) -> Option<u32> {
+        self.load(offset)
+    }
+
+    #[inline(always)]
+    fn u64_at(&self, offset: usize) -> Option<u64> {
+        self.load(offset)
+    }
+
+    #[inline(always)]
+    fn block_at(&self, offset: usize) -> Option<[u64; 4]> {
+        self.load(offset)
+    }
+
+    #[inline(always)]
+    fn blur(&self, mut number: usize) -> usize {
+        // SAFETY: adds one register to another. In assembly, so that the compiler does not move the
+        // sum about; not pure, so that no two are taken for one.
+        unsafe {
+            asm!("{0} += {1}", inout(reg) number, in(reg) self.zero, options(nomem, nostack))
+        };
+        number
+    }
+}

@@ -1,0 +1,850 @@
+//! The bounded SIP scan: what the rule must know of a message, found without reading more than it
+//! takes, eight and thirty-two bytes at a step.
+//!
+//! The scan never guesses. Whatever is unusual ends it with a `Passed…` verdict, and the slow path
+//! reads the message in full. Where it does answer, the answer is that of the full reader; tests and
+//! fuzzing hold the two together.
+//!
+//! Lines are found in blocks of 32 bytes: a byte of `w ^ 0x0a…` is zero where `w` holds a line feed,
+//! and the classic zero-byte mask turns that into a flag bit. The eight bytes after each line feed
+//! tell whether the line is a header that matters. Header values are then read once each.
+
+use crate::abi::{Key, SentByKey};
+use crate::hash::{Digest, Hasher};
+use crate::rule::Role;
+use crate::source::Source;
+use crate::verdict::Verdict;
+
+/// Bytes of a message within which the fast path must have found what it needs.
+pub const SCAN_LIMIT: usize = 1_472;
+/// Longest Call-ID and longest key the fast path reads, in bytes.
+pub const VALUE_LIMIT: usize = 128;
+/// Longest message the fast path looks into, in bytes: a jumbo frame's payload.
+const LENGTH_LIMIT: usize = 9_216;
+/// Shortest message worth a look: no SIP message with its mandatory headers is shorter.
+const SHORTEST: usize = 64;
+/// Lines that one scan looks at.
+const LINE_LIMIT: usize = 96;
+/// Steps of the line loop: each takes in a block or a line.
+const STEP_LIMIT: usize = SCAN_LIMIT / 32 + LINE_LIMIT;
+/// Longest host in Via or Route the fast path reads, in bytes.
+const HOST_LIMIT: usize = 64;
+/// Blanks it skips between a header's name, its colon and its value.
+const BLANK_LIMIT: usize = 4;
+/// The port that is meant where none is written (RFC 3261 section 19.1.2).
+pub const DEFAULT_PORT: u16 = 5060;
+
+const fn repeat(byte: u8) -> u64 {
+    byte as u64 * 0x0101_0101_0101_0101
+}
+
+/// A flag (0x80) in each byte of `word` that is zero. Exact up to and including the first flag; the
+/// carry may falsify flags above it, so only the lowest may be trusted.
+#[inline(always)]
+const fn zero_bytes(word: u64) -> u64 {
+    word.wrapping_sub(repeat(1)) & !word & repeat(0x80)
+}
+
+/// A flag in each zero byte of `word`, all of them exact.
+#[inline(always)]
+const fn all_zero_bytes(word: u64) -> u64 {
+    !(((word & repeat(0x7f)) + repeat(0x7f)) | word) & repeat(0x80)
+}
+
+/// A flag in each byte of `word` below `limit` (at most 0x80), exact up to the first.
+#[inline(always)]
+const fn bytes_below(word: u64, limit: u8) -> u64 {
+    word.wrapping_sub(repeat(limit)) & !word & repeat(0x80)
+}
+
+/// Index of the byte that holds the lowest flag of a mask that is not zero.
+#[inline(always)]
+const fn first_flag(mask: u64) -> usize {
+    // Below the flag of byte i lie the lowest bits of bytes 0 to i.
+    let below = mask.wrapping_sub(1) & !mask & repeat(1);
+    (below.wrapping_mul(repeat(1)) >> 56) as usize - 1
+}
+
+/// `word` with everything from byte `count` (0 to 7) on zeroed.
+#[inline(always)]
+const fn keep_bytes(word: u64, count: usize) -> u64 {
+    word & !(u64::MAX << (count as u32 * 8 & 63))
+}
+
+/// ASCII upper-case letters of `word` turned to lower case.
+#[inline(always)]
+#[must_use]
+pub const fn lower_case(word: u64) -> u64 {
+    // Per byte, with the top bit out of the way: ≥ 'A' and not > 'Z'.
+    let low = word & repeat(0x7f);
+    let from_a = low + repeat(0x80 - b'A');
+    let after_z = low + repeat(0x80 - b'Z' - 1);
+    let upper = from_a & !after_z & !word & repeat(0x80);
+    word | upper >> 2
+}
+
+const fn text(bytes: &[u8]) -> u64 {
+    let mut word = 0;
+    let mut i = 0;
+    while i < bytes.len() {
+        word |= (bytes[i] as u64) << (i * 8);
+        i += 1;
+    }
+    word
+}
+
+/// Is `byte` a blank (SP or HT)?
+#[inline(always)]
+const fn is_blank(byte: u8) -> bool {
+    byte == b' ' || byte == b'\t'
+}
+
+/// May `byte` follow a header's name?
+#[inline(always)]
+const fn ends_name(byte: u8) -> bool {
+    const ENDS: u64 = 1 << b':' | 1 << b' ' | 1 << b'\t';
+    byte < 64 && ENDS >> byte & 1 != 0
+}
+
+/// Eight bytes at `at`, zeroes where the message has ended. The message must be eight bytes long.
+#[inline(always)]
+fn word_at<S: Source + ?Sized>(message: &S, at: usize) -> Option<u64> {
+    if let Some(word) = message.u64_at(at) {
+        return Some(word);
+    }
+    let length = message.len();
+    if at >= length {
+        return None;
+    }
+    // The message's last eight bytes, the ones before `at` shifted out.
+    let over = (at + 8).checked_sub(length)?;
+    Some(message.u64_at(length.checked_sub(8)?)? >> (over as u32 * 8 & 63))
+}
+
+/// What the first eight bytes tell of a message: a set of the flags below. Flags and not an enum,
+/// so that it can be blurred ([`Source::blur`]).
+type Start = usize;
+const RESPONSE: Start = 1;
+/// A request that starts something if it has no To-tag.
+const STARTING: Start = 2;
+/// With `STARTING`: a method that forms no dialog.
+const STANDALONE: Start = 4;
+/// A method that only occurs inside a dialog, or belongs to one as ACK does.
+const IN_DIALOG: Start = 8;
+const CANCEL: Start = 16;
+/// Its key is the service's key for REGISTER.
+const REGISTER: Start = 32;
+/// It may be meant for the forwarder itself.
+const OPTIONS: Start = 64;
+
+/// Reads the start line's first eight bytes.
+#[inline(always)]
+fn start_line(word: u64) -> Option<Start> {
+    const fn is(word: u64, name: &[u8]) -> bool {
+        let kept = if name.len() == 8 {
+            word
+        } else {
+            keep_bytes(word, name.len())
+        };
+        kept == text(name)
+    }
+    Some(if is(word, b"SIP/2.0 ") {
+        RESPONSE
+    } else if is(word, b"INVITE ") {
+        STARTING
+    } else if is(word, b"ACK ") || is(word, b"BYE ") {
+        IN_DIALOG
+    } else if is(word, b"REGISTER") {
+        STARTING | STANDALONE | REGISTER
+    } else if is(word, b"CANCEL ") {
+        CANCEL
+    } else if is(word, b"OPTIONS ") {
+        STARTING | STANDALONE | OPTIONS
+    } else if is(word, b"PRACK ") || is(word, b"UPDATE ") || is(word, b"INFO ") {
+        IN_DIALOG
+    } else if is(word, b"REFER ") || is(word, b"NOTIFY ") || is(word, b"SUBSCRIB") {
+        STARTING
+    } else if is(word, b"MESSAGE ") || is(word, b"PUBLISH ") {
+        STARTING | STANDALONE
+    } else {
+        return None;
+    })
+}
+
+/// A header that matters: its place in [`Lines`].
+type Header = usize;
+const CALL_ID: Header = 0;
+const TO: Header = 1;
+const FROM: Header = 2;
+const VIA: Header = 3;
+const ROUTE: Header = 4;
+/// A header that does not.
+const OTHER: Header = 7;
+
+/// A set of headers: bit `1 << header` for each.
+type Headers = usize;
+
+/// The work space of a scan: where the headers that matter begin. The caller keeps it, because the
+/// kernel's stack is small. What it holds before a scan does not matter.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lines {
+    /// Offsets of the first byte of each header's first line; meaningful if it was seen.
+    at: [usize; 8],
+    /// Which were seen.
+    seen: Headers,
+}
+
+impl Lines {
+    /// Takes down a header's line, if it is its first.
+    #[inline(always)]
+    fn note(&mut self, header: Header, at: usize) {
+        let header = header & 7;
+        if self.seen >> header & 1 == 0 {
+            self.at[header] = at;
+        }
+        self.seen |= 1 << header;
+    }
+
+    #[inline(always)]
+    const fn has(&self, headers: Headers) -> bool {
+        self.seen & headers == headers
+    }
+}
+
+/// The position of the line loop, so that a second round can go on where the first stopped.
+#[derive(Clone, Copy)]
+struct Cursor {
+    /// Offset of the first byte behind the block that `mask` is about.
+    next: usize,
+    /// A bit for each line feed of the block not yet looked at.
+    mask: u32,
+}
+
+/// Bit `i` set if byte `i` of the four words is a line feed.
+#[inline(always)]
+fn line_feeds(block: [u64; 4]) -> u32 {
+    let zeroed = [
+        block[0] ^ repeat(b'\n'),
+        block[1] ^ repeat(b'\n'),
+        block[2] ^ repeat(b'\n'),
+        block[3] ^ repeat(b'\n'),
+    ];
+    let any = zero_bytes(zeroed[0])
+        | zero_bytes(zeroed[1])
+        | zero_bytes(zeroed[2])
+        | zero_bytes(zeroed[3]);
+    if any == 0 {
+        return 0;
+    }
+    // Each flag bit of a word gathered into one byte by a multiplication.
+    const fn gather(word: u64) -> u32 {
+        ((all_zero_bytes(word) >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u32
+    }
+    gather(zeroed[0]) | gather(zeroed[1]) << 8 | gather(zeroed[2]) << 16 | gather(zeroed[3]) << 24
+}
+
+/// The block at `at`, line feeds before `at` masked out: the last block of a message overlaps the
+/// one before it.
+#[inline(always)]
+fn next_block<S: Source + ?Sized>(message: &S, at: usize) -> Option<Cursor> {
+    if let Some(block) = message.block_at(at) {
+        return Some(Cursor {
+            next: message.blur(at + 32),
+            mask: message.blur(line_feeds(block) as usize) as u32,
+        });
+    }
+    let length = message.len();
+    if at >= length {
+        return None;
+    }
+    let base = length.checked_sub(32)?;
+    let mask = line_feeds(message.block_at(base)?);
+    let seen = (at - base) as u32 & 31;
+    Some(Cursor {
+        next: message.blur(length),
+        mask: message.blur((mask & u32::MAX << seen) as usize) as u32,
+    })
+}
+
+/// How the names of headers that begin with one letter are told.
+#[derive(Clone, Copy)]
+struct Name {
+    /// The long name's bytes, in lower case.
+    text: u64,
+    /// Bit 0x20 in each byte that is a letter: set in a letter of either case it makes the lower
+    /// one, and it makes that letter of nothing else.
+    fold: u64,
+    /// All bits of the bytes the name has.
+    keep: u64,
+    /// Bits before the byte behind the name.
+    length: u64,
+    /// The header with the long name.
+    long: Header,
+    /// The header with the letter alone as its compact name (RFC 3261 section 7.3.3).
+    compact: Header,
+    /// The letter, in lower case.
+    letter: u64,
+}
+
+impl Name {
+    const fn new(letter: u8, text_bytes: &[u8], long: Header, compact: Header) -> Self {
+        let mut fold = 0;
+        let mut i = 0;
+        while i < text_bytes.len() {
+            if text_bytes[i].is_ascii_lowercase() {
+                fold |= 0x20 << (i * 8);
+            }
+            i += 1;
+        }
+        let length = text_bytes.len() as u64 * 8;
+        let keep = !(u64::MAX << length);
+        Self {
+            text: text(text_bytes),
+            fold,
+            keep,
+            length,
+            long,
+            compact,
+            letter: letter as u64,
+        }
+    }
+}
+
+/// Names by their first letter's low five bits.
+static NAMES: [Name; 32] = {
+    let mut names = [Name::new(0, b"", OTHER, OTHER); 32];
+    names[(b'c' & 31) as usize] = Name::new(b'c', b"call-id", CALL_ID, OTHER);
+    names[(b'i' & 31) as usize] = Name::new(b'i', b"", OTHER, CALL_ID);
+    names[(b't' & 31) as usize] = Name::new(b't', b"to", TO, TO);
+    names[(b'f' & 31) as usize] = Name::new(b'f', b"from", FROM, FROM);
+    names[(b'v' & 31) as usize] = Name::new(b'v', b"via", VIA, VIA);
+    names[(b'r' & 31) as usize] = Name::new(b'r', b"route", ROUTE, OTHER);
+    names
+};
+
+/// The first letters of names that matter, by their low five bits.
+const LETTERS: u32 = 1 << (b'c' & 31)
+    | 1 << (b'i' & 31)
+    | 1 << (b't' & 31)
+    | 1 << (b'f' & 31)
+    | 1 << (b'v' & 31)
+    | 1 << (b'r' & 31);
+
+/// Tells a header by the first eight bytes of its line.
+#[inline(always)]
+fn classify(word: u64) -> Header {
+    let first = word as u32 & 31;
+    if LETTERS >> first & 1 == 0 {
+        return OTHER;
+    }
+    let name = &NAMES[first as usize];
+    let behind_long = (word >> (name.length & 63)) as u8;
+    if (word | name.fold) & name.keep == name.text && ends_name(behind_long) && name.long != OTHER {
+        return name.long;
+    }
+    let behind_letter = (word >> 8) as u8;
+    if (word | 0x20) & 0xff == name.letter && ends_name(behind_letter) {
+        return name.compact;
+    }
+    OTHER
+}
+
+/// Walks over lines until everything wanted is seen (true), or the headers end (false).
+#[inline(always)]
+fn find_lines<S: Source + ?Sized>(
+    message: &S,
+    lines: &mut Lines,
+    cursor: &mut Cursor,
+    wanted: Headers,
+) -> Result<bool, Verdict> {
+    for _ in 0..STEP_LIMIT {
+        if cursor.mask == 0 {
+            if cursor.next >= SCAN_LIMIT {
+                return Err(Verdict::PassedScanLimit);
+            }
+            *cursor = next_block(message, cursor.next).ok_or(Verdict::PassedScanLimit)?;
+            continue;
+        }
+        let feed =
+            message.blur((cursor.next + cursor.mask.trailing_zeros() as usize).wrapping_sub(32));
+        cursor.mask = message.blur((cursor.mask & (cursor.mask - 1)) as usize) as u32;
+        // Every line feed has a byte before it: a message starts with its start line.
+        if message.u8_at(feed.wrapping_sub(1)) != Some(b'\r') {
+            return Err(Verdict::PassedLineEnding);
+        }
+        let at = feed + 1;
+        let word = word_at(message, at).ok_or(Verdict::PassedScanLimit)?;
+        if is_blank(word as u8) {
+            return Err(Verdict::PassedFolded);
+        }
+        if word as u16 == u16::from_le_bytes(*b"\r\n") {
+            return Ok(false);
+        }
+        let header = message.blur(classify(word));
+        if header == OTHER {
+            continue;
+        }
+        lines.note(header, at);
+        lines.seen = message.blur(lines.seen);
+        if lines.has(wanted) {
+            return Ok(true);
+        }
+    }
+    Err(Verdict::PassedScanLimit)
+}
+
+/// Offset of a header's value: behind its name, the colon and the blanks around it. `name` is the
+/// length of the long name; a compact one is a single letter.
+#[inline(always)]
+fn value_at<S: Source + ?Sized>(
+    message: &S,
+    line: usize,
+    name: usize,
+    odd: Verdict,
+) -> Result<usize, Verdict> {
+    let compact = message.u8_at(line + 1).ok_or(odd)?;
+    let behind = if ends_name(compact) {
+        line + 1
+    } else {
+        line + name
+    };
+    let at = skip_blanks(message, message.blur(behind), odd)?;
+    if message.u8_at(at) != Some(b':') {
+        return Err(odd);
+    }
+    skip_blanks(message, at + 1, odd)
+}
+
+#[inline(always)]
+fn skip_blanks<S: Source + ?Sized>(
+    message: &S,
+    mut at: usize,
+    odd: Verdict,
+) -> Result<usize, Verdict> {
+    for _ in 0..=BLANK_LIMIT {
+        if !is_blank(message.u8_at(at).ok_or(odd)?) {
+            return Ok(message.blur(at));
+        }
+        at = message.blur(at + 1);
+    }
+    Err(odd)
+}
+
+/// Hashes a Call-ID: everything up to the end of the line, which may hold no blank.
+#[inline(always)]
+fn hash_call_id<S: Source + ?Sized>(
+    message: &S,
+    start: usize,
+    hash_key: [u64; 2],
+) -> Result<Digest, Verdict> {
+    const ODD: Verdict = Verdict::PassedCallId;
+    let mut hasher = Hasher::new(hash_key);
+    let mut at = start;
+    for _ in 0..VALUE_LIMIT / 8 {
+        let word = word_at(message, at).ok_or(ODD)?;
+        let end = bytes_below(word, b' ' + 1);
+        if end == 0 {
+            hasher.word(word);
+            at = message.blur(at + 8);
+            continue;
+        }
+        let rest = message.blur(first_flag(end));
+        let length = message.blur(at + rest - start);
+        if length == 0 || message.u16_at(at + rest) != Some(u16::from_le_bytes(*b"\r\n")) {
+            return Err(ODD);
+        }
+        return Ok(hasher.finish(keep_bytes(word, rest), length));
+    }
+    Err(ODD)
+}
+
+/// Does a To header carry a tag?
+///
+/// Parameters of the header itself stand behind the last `>`, or behind the first `;` where the
+/// address has no brackets (RFC 3261 section 20). Only two things are sure enough: nothing there, or
+/// a tag as the first parameter.
+#[inline(always)]
+fn has_to_tag<S: Source + ?Sized>(message: &S, start: usize) -> Result<bool, Verdict> {
+    const ODD: Verdict = Verdict::PassedTo;
+    let mut at = start;
+    let mut parameters = message.blur(0);
+    for _ in 0..VALUE_LIMIT * 2 / 8 {
+        let word = word_at(message, at).ok_or(ODD)?;
+        let line_end = zero_bytes(word ^ repeat(b'\r'));
+        let kept = if line_end == 0 {
+            word
+        } else {
+            keep_bytes(word, first_flag(line_end))
+        };
+        let bracket = all_zero_bytes(kept ^ repeat(b'>'));
+        if bracket != 0 {
+            parameters = at + last_flag(bracket) + 1;
+        }
+        if line_end != 0 {
+            let end = at + first_flag(line_end);
+            return tag_follows(message, message.blur(parameters), message.blur(end));
+        }
+        parameters = message.blur(parameters);
+        at = message.blur(at + 8);
+    }
+    Err(ODD)
+}
+
+/// Index of the byte that holds the highest flag of a mask that is not zero.
+#[inline(always)]
+const fn last_flag(mask: u64) -> usize {
+    // Smear the flags downwards; then every byte up to the highest flag has its lowest bit set.
+    let mut m = mask;
+    m |= m >> 8;
+    m |= m >> 16;
+    m |= m >> 32;
+    (((m >> 7) & repeat(1)).wrapping_mul(repeat(1)) >> 56) as usize - 1
+}
+
+/// Tells whether what lies between the address and the end of the line is nothing, or a tag.
+#[inline(always)]
+fn tag_follows<S: Source + ?Sized>(
+    message: &S,
+    parameters: usize,
+    end: usize,
+) -> Result<bool, Verdict> {
+    const ODD: Verdict = Verdict::PassedTo;
+    if parameters == 0 || message.u16_at(end) != Some(u16::from_le_bytes(*b"\r\n")) {
+        return Err(ODD);
+    }
+    if parameters == end {
+        return Ok(false);
+    }
+    let word = word_at(message, parameters).ok_or(ODD)?;
+    if (word | 0x0020_2020_00) & 0xff_ffff_ffff == text(b";tag=") && parameters + 5 < end {
+        return Ok(true);
+    }
+    Err(ODD)
+}
+
+/// Hashes the host at `start` and reads the port behind it.
+#[inline(always)]
+fn host_and_port<S: Source + ?Sized>(
+    message: &S,
+    start: usize,
+    hash_key: [u64; 2],
+    odd: Verdict,
+    may_follow: impl Fn(u8) -> bool,
+) -> Result<Host, Verdict> {
+    let bracket = message.blur(usize::from(message.u8_at(start) == Some(b'[')));
+    let mut hasher = Hasher::new(hash_key);
+    let mut at = message.blur(start);
+    for _ in 0..HOST_LIMIT / 8 {
+        let word = word_at(message, at).ok_or(odd)?;
+        let ends = host_ends(word, bracket);
+        if ends == 0 {
+            hasher.word(lower_case(word));
+            at = message.blur(at + 8);
+            continue;
+        }
+        // A closing bracket belongs to its host.
+        let last = message.blur(first_flag(ends) + bracket);
+        let length = message.blur(at + last - start);
+        if length <= bracket {
+            return Err(odd);
+        }
+        let digest = finish(hasher, lower_case(word), last, length);
+        let port = port_at(message, message.blur(start + length), odd, may_follow)?;
+        let form = if bracket != 0 {
+            HostForm::Ipv6
+        } else {
+            HostForm::Plain
+        };
+        return Ok(Host {
+            key: SentByKey::new(digest.0, port),
+            form,
+        });
+    }
+    Err(odd)
+}
+
+/// Ends a hash with the first `last` bytes of `word`, 0 to 8.
+#[inline(always)]
+fn finish(mut hasher: Hasher, word: u64, last: usize, length: usize) -> Digest {
+    if last >= 8 {
+        hasher.word(word);
+        return hasher.finish(0, length);
+    }
+    hasher.finish(keep_bytes(word, last), length)
+}
+
+/// Flags where a host ends: at `]` if it is bracketed, else at `:`, `;`, `>`, `,`, `?`, `@` or
+/// anything up to a blank. Exact up to the first.
+#[inline(always)]
+fn host_ends(word: u64, bracket: usize) -> u64 {
+    if bracket != 0 {
+        return zero_bytes(word ^ repeat(b']'));
+    }
+    // ':' ';' are 0x3a and 0x3b; '>' '?' are 0x3e and 0x3f; '@' is 0x40.
+    lowest(
+        lowest(
+            zero_bytes(word & repeat(0xfe) ^ repeat(b':')),
+            zero_bytes(word & repeat(0xfe) ^ repeat(b'>')),
+        ),
+        lowest(
+            lowest(
+                zero_bytes(word ^ repeat(b'@')),
+                zero_bytes(word ^ repeat(b',')),
+            ),
+            bytes_below(word, b' ' + 1),
+        ),
+    )
+}
+
+/// Both masks' flags. The lowest flag of the union is the lower of the two lowest, and exact.
+#[inline(always)]
+const fn lowest(a: u64, b: u64) -> u64 {
+    a | b
+}
+
+/// The port written at `at`, or the default if there is none.
+#[inline(always)]
+fn port_at<S: Source + ?Sized>(
+    message: &S,
+    at: usize,
+    odd: Verdict,
+    may_follow: impl Fn(u8) -> bool,
+) -> Result<u16, Verdict> {
+    let word = word_at(message, at).ok_or(odd)?;
+    if word as u8 != b':' {
+        return if may_follow(word as u8) {
+            Ok(DEFAULT_PORT)
+        } else {
+            Err(odd)
+        };
+    }
+    // One to five digits; the byte behind them is looked at as a sixth.
+    let mut port = message.blur(0);
+    for i in 1..=6u32 {
+        let byte = (word >> (i * 8)) as u8;
+        let digit = byte.wrapping_sub(b'0');
+        if digit < 10 {
+            port = message.blur(port * 10 + usize::from(digit));
+            continue;
+        }
+        if port == 0 || port > 0xffff || !may_follow(byte) {
+            return Err(odd);
+        }
+        return Ok(message.blur(port) as u16);
+    }
+    Err(odd)
+}
+
+/// May `byte` follow the sent-by of a Via? A blank may not: it may stand before a colon.
+#[inline(always)]
+const fn ends_sent_by(byte: u8) -> bool {
+    matches!(byte, b';' | b',' | b'\r')
+}
+
+/// May `byte` follow the host and port of a URI in angle brackets?
+#[inline(always)]
+const fn ends_uri_host(byte: u8) -> bool {
+    matches!(byte, b';' | b'>' | b'?')
+}
+
+/// The sent-by of a Via.
+#[inline(always)]
+fn via_host<S: Source + ?Sized>(
+    message: &S,
+    line: usize,
+    hash_key: [u64; 2],
+) -> Result<Host, Verdict> {
+    const ODD: Verdict = Verdict::PassedVia;
+    let at = value_at(message, line, 3, ODD)?;
+    if word_at(message, at).ok_or(ODD)? != text(b"SIP/2.0/") {
+        return Err(ODD);
+    }
+    let transport = word_at(message, at + 8).ok_or(ODD)?;
+    if transport & 0xffff_ffff != text(b"UDP ") {
+        return Err(ODD);
+    }
+    let host = skip_blanks(message, at + 12, ODD)?;
+    host_and_port(message, host, hash_key, ODD, ends_sent_by)
+}
+
+/// The host of a Route's URI.
+#[inline(always)]
+fn route_host<S: Source + ?Sized>(
+    message: &S,
+    line: usize,
+    hash_key: [u64; 2],
+) -> Result<Host, Verdict> {
+    const ODD: Verdict = Verdict::PassedRoute;
+    let at = value_at(message, line, 5, ODD)?;
+    let word = word_at(message, at).ok_or(ODD)?;
+    if (word | 0x2020_2000) & 0xff_ffff_ffff != text(b"<sip:") {
+        return Err(ODD);
+    }
+    let host = host_and_port(message, at + 5, hash_key, ODD, ends_uri_host)?;
+    // "sip:user@host" ends the would-be host at '@', which port_at refuses; so a user part is odd.
+    Ok(host)
+}
+
+/// Has the Request-URI of an OPTIONS a user part? Only then it is surely not for the forwarder.
+#[inline(always)]
+fn uri_has_user<S: Source + ?Sized>(message: &S) -> bool {
+    let mut at = message.blur(8);
+    for _ in 0..8 {
+        let Some(word) = message.u64_at(at) else {
+            return false;
+        };
+        let user = zero_bytes(word ^ repeat(b'@'));
+        let end = bytes_below(word, b' ' + 1);
+        if user | end != 0 {
+            return user != 0 && (end == 0 || first_flag(user) < first_flag(end));
+        }
+        at += 8;
+    }
+    false
+}
+
+/// A host as it stands in Via or Route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// What to look it up by.
+    pub key: SentByKey,
+    /// What is written there.
+    pub form: HostForm,
+}
+
+impl Host {
+    /// Nothing that matters is written.
+    const ABSENT: Self = Self {
+        key: SentByKey::new(0, 0),
+        form: HostForm::Absent,
+    };
+}
+
+/// What a host is written as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostForm {
+    /// There is none, or none that matters.
+    Absent,
+    /// An IPv4 address or a name.
+    Plain,
+    /// An IPv6 address. One has many spellings, so not finding it proves nothing.
+    Ipv6,
+}
+
+/// What the rule must know of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scan {
+    /// What the message is.
+    pub role: Role,
+    /// Hash of the Call-ID.
+    pub call: Digest,
+    /// Hash of what a new call is spread by; that of the Call-ID unless the service says otherwise.
+    pub key: Digest,
+    /// Whom the top Route (requests in a dialog) or the top Via (responses) names.
+    pub host: Host,
+}
+
+/// Which keys a service spreads by, and the key of the hash.
+#[derive(Clone, Copy, Debug)]
+pub struct Keys {
+    /// Key of the hash.
+    pub hash_key: [u64; 2],
+    /// What new calls are spread by.
+    pub key: Key,
+    /// What REGISTER requests are spread by.
+    pub register_key: Key,
+}
+
+/// Scans a message.
+#[inline(always)]
+pub fn scan<S: Source + ?Sized>(
+    message: &S,
+    keys: &Keys,
+    lines: &mut Lines,
+) -> Result<Scan, Verdict> {
+    if message.len() < SHORTEST {
+        return Err(Verdict::PassedShort);
+    }
+    if message.len() > LENGTH_LIMIT {
+        return Err(Verdict::PassedScanLimit);
+    }
+    let first = message.u64_at(0).ok_or(Verdict::PassedShort)?;
+    let start = message.blur(start_line(first).ok_or(Verdict::PassedStartLine)?);
+    if start & OPTIONS != 0 && !uri_has_user(message) {
+        return Err(Verdict::PassedForwarder);
+    }
+    let wanted = message.blur(wanted_headers(start));
+    lines.seen = message.blur(0);
+    let mut cursor = Cursor {
+        next: message.blur(0),
+        mask: message.blur(0) as u32,
+    };
+    let all = find_lines(message, lines, &mut cursor, wanted)?;
+    // A Route may be missing; the rest may not.
+    if !lines.has(wanted & !(1 << ROUTE)) {
+        return Err(Verdict::PassedHeaderEnd);
+    }
+    let role = role_of(message, start, lines)?;
+    if all && start & STARTING != 0 && role == Role::InDialog && !lines.has(1 << ROUTE) {
+        find_lines(message, lines, &mut cursor, 1 << CALL_ID | 1 << ROUTE)?;
+    }
+    let value = value_at(message, lines.at[CALL_ID], 7, Verdict::PassedCallId)?;
+    let call = hash_call_id(message, value, keys.hash_key)?;
+    let host = match role {
+        Role::Response => via_host(message, lines.at[VIA], keys.hash_key)?,
+        Role::InDialog if lines.has(1 << ROUTE) => {
+            route_host(message, lines.at[ROUTE], keys.hash_key)?
+        }
+        _ => Host::ABSENT,
+    };
+    let spread_by = if start & REGISTER != 0 {
+        keys.register_key
+    } else {
+        keys.key
+    };
+    if role.starts() && spread_by != Key::CALL_ID {
+        return Err(Verdict::PassedKey);
+    }
+    Ok(Scan {
+        role,
+        call,
+        key: call,
+        host,
+    })
+}
+
+/// The headers without which nothing can be told of a message.
+#[inline(always)]
+const fn wanted_headers(start: Start) -> Headers {
+    if start & RESPONSE != 0 {
+        1 << CALL_ID | 1 << VIA
+    } else if start & STARTING != 0 {
+        1 << CALL_ID | 1 << TO
+    } else if start & IN_DIALOG != 0 {
+        1 << CALL_ID | 1 << ROUTE
+    } else {
+        1 << CALL_ID
+    }
+}
+
+/// What the message is to the rule.
+#[inline(always)]
+fn role_of<S: Source + ?Sized>(message: &S, start: Start, lines: &Lines) -> Result<Role, Verdict> {
+    if start & RESPONSE != 0 {
+        return Ok(Role::Response);
+    }
+    if start & IN_DIALOG != 0 {
+        return Ok(Role::InDialog);
+    }
+    if start & CANCEL != 0 {
+        return Ok(Role::Follows);
+    }
+    let to = value_at(message, lines.at[TO], 2, Verdict::PassedTo)?;
+    Ok(if has_to_tag(message, to)? {
+        Role::InDialog
+    } else if start & STANDALONE != 0 {
+        Role::StartsNothing
+    } else {
+        Role::StartsDialog
+    })
+}
