@@ -24,13 +24,13 @@ const LENGTH_LIMIT: usize = 9_216;
 /// Shortest message worth a look: no SIP message with its mandatory headers is shorter.
 const SHORTEST: usize = 64;
 /// Lines that one scan looks at.
-const LINE_LIMIT: usize = 96;
-/// Steps of the line loop: each takes in a block or a line.
+const LINE_LIMIT: usize = 64;
+/// Steps of the line loop: each takes in a line, or a block without one.
 const STEP_LIMIT: usize = SCAN_LIMIT / 32 + LINE_LIMIT;
 /// Longest host in Via or Route the fast path reads, in bytes.
 const HOST_LIMIT: usize = 64;
-/// Blanks it skips between a header's name, its colon and its value.
-const BLANK_LIMIT: usize = 4;
+/// Characters it reads between a header's name and its value: the colon and blanks around it.
+const GAP_LIMIT: usize = 8;
 /// The port that is meant where none is written (RFC 3261 section 19.1.2).
 pub const DEFAULT_PORT: u16 = 5060;
 
@@ -45,10 +45,17 @@ const fn zero_bytes(word: u64) -> u64 {
     word.wrapping_sub(repeat(1)) & !word & repeat(0x80)
 }
 
-/// A flag in each zero byte of `word`, all of them exact.
+/// A flag in each byte of `word` that is `byte` (below 0x80), all of them exact.
 #[inline(always)]
-const fn all_zero_bytes(word: u64) -> u64 {
-    !(((word & repeat(0x7f)) + repeat(0x7f)) | word) & repeat(0x80)
+const fn each(word: u64, byte: u8) -> u64 {
+    !each_other(word, byte) & repeat(0x80)
+}
+
+/// A flag in each byte of `word` that is not `byte` (below 0x80), all of them exact. The other bits
+/// mean nothing.
+#[inline(always)]
+const fn each_other(word: u64, byte: u8) -> u64 {
+    (((word & repeat(0x7f)) ^ repeat(byte)) + repeat(0x7f)) | word
 }
 
 /// A flag in each byte of `word` below `limit` (at most 0x80), exact up to the first.
@@ -99,26 +106,24 @@ const fn is_blank(byte: u8) -> bool {
     byte == b' ' || byte == b'\t'
 }
 
-/// May `byte` follow a header's name?
+/// How many bytes `end` lies behind the end of the message; 0 if it does not. Without a branch: the
+/// verifier would go on separately for either side.
 #[inline(always)]
-const fn ends_name(byte: u8) -> bool {
-    const ENDS: u64 = 1 << b':' | 1 << b' ' | 1 << b'\t';
-    byte < 64 && ENDS >> byte & 1 != 0
+fn beyond<S: Source + ?Sized>(message: &S, end: usize) -> usize {
+    let over = end.wrapping_sub(message.len());
+    let sign = message.blur((over as isize >> (isize::BITS - 1)) as usize);
+    over & !sign
 }
 
 /// Eight bytes at `at`, zeroes where the message has ended. The message must be eight bytes long.
 #[inline(always)]
 fn word_at<S: Source + ?Sized>(message: &S, at: usize) -> Option<u64> {
-    if let Some(word) = message.u64_at(at) {
-        return Some(word);
-    }
-    let length = message.len();
-    if at >= length {
+    // Near the end, the message's last eight bytes, the ones before `at` shifted out.
+    let over = beyond(message, at + 8);
+    if over > 7 {
         return None;
     }
-    // The message's last eight bytes, the ones before `at` shifted out.
-    let over = (at + 8).checked_sub(length)?;
-    Some(message.u64_at(length.checked_sub(8)?)? >> (over as u32 * 8 & 63))
+    Some(message.u64_at(at - over)? >> (over as u32 * 8 & 63))
 }
 
 /// What the first eight bytes tell of a message: a set of the flags below. Flags and not an enum,
@@ -175,259 +180,269 @@ fn start_line(word: u64) -> Option<Start> {
 type Header = usize;
 const CALL_ID: Header = 0;
 const TO: Header = 1;
-const FROM: Header = 2;
-const VIA: Header = 3;
-const ROUTE: Header = 4;
-/// A header that does not.
-const OTHER: Header = 7;
+const VIA: Header = 2;
+const ROUTE: Header = 3;
+/// Headers that matter.
+const HEADERS: usize = 4;
 
 /// A set of headers: bit `1 << header` for each.
 type Headers = usize;
+const ALL: Headers = (1 << HEADERS) - 1;
 
 /// The work space of a scan: where the headers that matter begin. The caller keeps it, because the
 /// kernel's stack is small. What it holds before a scan does not matter.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Lines {
-    /// Offsets of the first byte of each header's first line; meaningful if it was seen.
-    at: [usize; 8],
-    /// Which were seen.
-    seen: Headers,
+    /// Offsets behind the name of each header's first line; meaningful if it was seen.
+    at: [usize; HEADERS],
+    /// Which were not seen.
+    missing: Headers,
+    /// Offset of the first byte behind the block that `mask` is about.
+    next: usize,
+    /// A bit for each line feed of the block not yet looked at.
+    mask: usize,
 }
 
 impl Lines {
-    /// Takes down a header's line, if it is its first.
+    /// Nothing seen yet.
     #[inline(always)]
-    fn note(&mut self, header: Header, at: usize) {
-        let header = header & 7;
-        if self.seen >> header & 1 == 0 {
-            self.at[header] = at;
-        }
-        self.seen |= 1 << header;
+    fn begin<S: Source + ?Sized>(&mut self, message: &S) {
+        self.missing = ALL;
+        // Blurred, else both are zeroed by a call.
+        self.next = message.blur(0);
+        self.mask = message.blur(0);
     }
 
     #[inline(always)]
     const fn has(&self, headers: Headers) -> bool {
-        self.seen & headers == headers
+        self.missing & headers == 0
     }
-}
-
-/// The position of the line loop, so that a second round can go on where the first stopped.
-#[derive(Clone, Copy)]
-struct Cursor {
-    /// Offset of the first byte behind the block that `mask` is about.
-    next: usize,
-    /// A bit for each line feed of the block not yet looked at.
-    mask: u32,
 }
 
 /// Bit `i` set if byte `i` of the four words is a line feed.
 #[inline(always)]
-fn line_feeds(block: [u64; 4]) -> u32 {
-    let zeroed = [
-        block[0] ^ repeat(b'\n'),
-        block[1] ^ repeat(b'\n'),
-        block[2] ^ repeat(b'\n'),
-        block[3] ^ repeat(b'\n'),
+fn line_feeds(block: [u64; 4]) -> usize {
+    /// Each flag bit of a word gathered into one byte by a multiplication.
+    const fn gather(word: u64) -> u64 {
+        ((word >> 7) & repeat(1)).wrapping_mul(0x0102_0408_1020_4080) >> 56
+    }
+    let others = [
+        each_other(block[0], b'\n'),
+        each_other(block[1], b'\n'),
+        each_other(block[2], b'\n'),
+        each_other(block[3], b'\n'),
     ];
-    let any = zero_bytes(zeroed[0])
-        | zero_bytes(zeroed[1])
-        | zero_bytes(zeroed[2])
-        | zero_bytes(zeroed[3]);
-    if any == 0 {
+    if others[0] & others[1] & others[2] & others[3] & repeat(0x80) == repeat(0x80) {
         return 0;
     }
-    // Each flag bit of a word gathered into one byte by a multiplication.
-    const fn gather(word: u64) -> u32 {
-        ((all_zero_bytes(word) >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u32
-    }
-    gather(zeroed[0]) | gather(zeroed[1]) << 8 | gather(zeroed[2]) << 16 | gather(zeroed[3]) << 24
+    let gathered = gather(others[0])
+        | gather(others[1]) << 8
+        | gather(others[2]) << 16
+        | gather(others[3]) << 24;
+    (gathered ^ 0xffff_ffff) as usize
 }
 
-/// The block at `at`, line feeds before `at` masked out: the last block of a message overlaps the
-/// one before it.
-#[inline(always)]
-fn next_block<S: Source + ?Sized>(message: &S, at: usize) -> Option<Cursor> {
-    if let Some(block) = message.block_at(at) {
-        return Some(Cursor {
-            next: message.blur(at + 32),
-            mask: message.blur(line_feeds(block) as usize) as u32,
-        });
-    }
-    let length = message.len();
-    if at >= length {
-        return None;
-    }
-    let base = length.checked_sub(32)?;
-    let mask = line_feeds(message.block_at(base)?);
-    let seen = (at - base) as u32 & 31;
-    Some(Cursor {
-        next: message.blur(length),
-        mask: message.blur((mask & u32::MAX << seen) as usize) as u32,
-    })
-}
-
-/// How the names of headers that begin with one letter are told.
+/// How one header's name is told.
 #[derive(Clone, Copy)]
+#[repr(C, align(32))]
 struct Name {
-    /// The long name's bytes, in lower case.
+    /// The name's bytes, in lower case.
     text: u64,
     /// Bit 0x20 in each byte that is a letter: set in a letter of either case it makes the lower
     /// one, and it makes that letter of nothing else.
     fold: u64,
     /// All bits of the bytes the name has.
     keep: u64,
-    /// Bits before the byte behind the name.
-    length: u64,
-    /// The header with the long name.
-    long: Header,
-    /// The header with the letter alone as its compact name (RFC 3261 section 7.3.3).
-    compact: Header,
-    /// The letter, in lower case.
-    letter: u64,
+    /// The name's length in bytes.
+    length: u32,
+    /// The header; meaningless if there is no name.
+    header: u32,
 }
 
 impl Name {
-    const fn new(letter: u8, text_bytes: &[u8], long: Header, compact: Header) -> Self {
+    /// What no line is.
+    const NONE: Self = Self {
+        text: u64::MAX,
+        fold: 0,
+        keep: 0,
+        length: 0,
+        header: 0,
+    };
+
+    const fn new(name: &[u8], header: Header) -> Self {
         let mut fold = 0;
         let mut i = 0;
-        while i < text_bytes.len() {
-            if text_bytes[i].is_ascii_lowercase() {
+        while i < name.len() {
+            if name[i].is_ascii_lowercase() {
                 fold |= 0x20 << (i * 8);
             }
             i += 1;
         }
-        let length = text_bytes.len() as u64 * 8;
-        let keep = !(u64::MAX << length);
         Self {
-            text: text(text_bytes),
+            text: text(name),
             fold,
-            keep,
-            length,
-            long,
-            compact,
-            letter: letter as u64,
+            keep: !(u64::MAX << (name.len() * 8)),
+            length: name.len() as u32,
+            header: header as u32,
         }
     }
 }
 
-/// Names by their first letter's low five bits.
-static NAMES: [Name; 32] = {
-    let mut names = [Name::new(0, b"", OTHER, OTHER); 32];
-    names[(b'c' & 31) as usize] = Name::new(b'c', b"call-id", CALL_ID, OTHER);
-    names[(b'i' & 31) as usize] = Name::new(b'i', b"", OTHER, CALL_ID);
-    names[(b't' & 31) as usize] = Name::new(b't', b"to", TO, TO);
-    names[(b'f' & 31) as usize] = Name::new(b'f', b"from", FROM, FROM);
-    names[(b'v' & 31) as usize] = Name::new(b'v', b"via", VIA, VIA);
-    names[(b'r' & 31) as usize] = Name::new(b'r', b"route", ROUTE, OTHER);
+/// Names by their first letter's low five bits; compact names (RFC 3261 section 7.3.3) 32 further on.
+static NAMES: [Name; 64] = {
+    let mut names = [Name::NONE; 64];
+    names[(b'c' & 31) as usize] = Name::new(b"call-id", CALL_ID);
+    names[(b'i' & 31 | 32) as usize] = Name::new(b"i", CALL_ID);
+    names[(b't' & 31) as usize] = Name::new(b"to", TO);
+    names[(b't' & 31 | 32) as usize] = Name::new(b"t", TO);
+    names[(b'v' & 31) as usize] = Name::new(b"via", VIA);
+    names[(b'v' & 31 | 32) as usize] = Name::new(b"v", VIA);
+    names[(b'r' & 31) as usize] = Name::new(b"route", ROUTE);
     names
 };
 
-/// The first letters of names that matter, by their low five bits.
-const LETTERS: u32 = 1 << (b'c' & 31)
-    | 1 << (b'i' & 31)
-    | 1 << (b't' & 31)
-    | 1 << (b'f' & 31)
-    | 1 << (b'v' & 31)
-    | 1 << (b'r' & 31);
-
-/// Tells a header by the first eight bytes of its line.
+/// 1 if the lowest byte of `word` may follow a header's name, else 0. Without a branch.
 #[inline(always)]
-fn classify(word: u64) -> Header {
-    let first = word as u32 & 31;
-    if LETTERS >> first & 1 == 0 {
-        return OTHER;
-    }
-    let name = &NAMES[first as usize];
-    let behind_long = (word >> (name.length & 63)) as u8;
-    if (word | name.fold) & name.keep == name.text && ends_name(behind_long) && name.long != OTHER {
-        return name.long;
-    }
-    let behind_letter = (word >> 8) as u8;
-    if (word | 0x20) & 0xff == name.letter && ends_name(behind_letter) {
-        return name.compact;
-    }
-    OTHER
+const fn ends_name(word: u64) -> u64 {
+    const ENDS: u64 = 1 << b':' | 1 << b' ' | 1 << b'\t';
+    let below_64 = ((word >> 6 & 3).wrapping_sub(1)) >> 63;
+    ENDS >> (word & 63) & below_64
 }
 
-/// Walks over lines until everything wanted is seen (true), or the headers end (false).
-#[inline(always)]
-fn find_lines<S: Source + ?Sized>(
-    message: &S,
-    lines: &mut Lines,
-    cursor: &mut Cursor,
-    wanted: Headers,
-) -> Result<bool, Verdict> {
+/// How a search for lines ended. Numbers and not a `Result`: a function of its own can return but
+/// one register in BPF.
+type Found = usize;
+/// Everything required is seen.
+const FOUND: Found = 0;
+/// The headers have ended.
+const HEADER_END: Found = 1;
+/// A line ends in other than CR LF.
+const LINE_ENDING: Found = 2;
+/// A header is folded.
+const FOLDED: Found = 3;
+/// Something lies too far behind, or the message ends early.
+const LIMIT: Found = 4;
+
+/// Walks over lines until everything required is seen, or the headers end.
+///
+/// A function of its own, so that it has all registers to itself and stands in the program once.
+#[inline(never)]
+fn find_lines<S: Source + ?Sized>(message: &S, lines: &mut Lines, required: Headers) -> Found {
+    let mut next = lines.next;
+    let mut mask = lines.mask;
     for _ in 0..STEP_LIMIT {
-        if cursor.mask == 0 {
-            if cursor.next >= SCAN_LIMIT {
-                return Err(Verdict::PassedScanLimit);
+        if mask == 0 {
+            if next >= SCAN_LIMIT || next >= message.len() {
+                return LIMIT;
             }
-            *cursor = next_block(message, cursor.next).ok_or(Verdict::PassedScanLimit)?;
-            continue;
+            // The last block of a message overlaps the one before it.
+            let over = beyond(message, next + 32);
+            let Some(block) = message.block_at(next - over) else {
+                return LIMIT;
+            };
+            let seen = over as u32 & 31;
+            mask = message.blur(line_feeds(block) >> seen << seen);
+            next = message.blur(next + 32 - over);
+            if mask == 0 {
+                continue;
+            }
         }
-        let feed =
-            message.blur((cursor.next + cursor.mask.trailing_zeros() as usize).wrapping_sub(32));
-        cursor.mask = message.blur((cursor.mask & (cursor.mask - 1)) as usize) as u32;
-        // Every line feed has a byte before it: a message starts with its start line.
-        if message.u8_at(feed.wrapping_sub(1)) != Some(b'\r') {
-            return Err(Verdict::PassedLineEnding);
+        let feed = (next + (mask as u64).trailing_zeros() as usize).wrapping_sub(32);
+        mask = message.blur(mask & (mask - 1));
+        let Some((before, word)) = message.around(feed) else {
+            return end_of_message(message, feed);
+        };
+        if before != b'\r' {
+            return LINE_ENDING;
         }
-        let at = feed + 1;
-        let word = word_at(message, at).ok_or(Verdict::PassedScanLimit)?;
         if is_blank(word as u8) {
-            return Err(Verdict::PassedFolded);
+            return FOLDED;
         }
         if word as u16 == u16::from_le_bytes(*b"\r\n") {
-            return Ok(false);
+            return HEADER_END;
         }
-        let header = message.blur(classify(word));
-        if header == OTHER {
+        // One branch for all lines that do not matter: the verifier goes on from each.
+        let name = &NAMES[(word & 31 | ends_name(word >> 8) << 5) as usize];
+        let differs = (word | name.fold) & name.keep ^ name.text;
+        let same = !(differs | differs.wrapping_neg()) >> 63;
+        let matches = (same & ends_name(word >> (name.length * 8 & 63))) as usize;
+        let header = name.header as usize % HEADERS;
+        let missing = lines.missing;
+        if missing & matches << header == 0 {
             continue;
         }
-        lines.note(header, at);
-        lines.seen = message.blur(lines.seen);
-        if lines.has(wanted) {
-            return Ok(true);
+        lines.at[header] = feed + 1 + name.length as usize;
+        let missing = message.blur(missing & !(1 << header));
+        lines.missing = missing;
+        if missing & required == 0 {
+            lines.next = next;
+            lines.mask = mask;
+            return FOUND;
         }
     }
-    Err(Verdict::PassedScanLimit)
+    LIMIT
 }
 
-/// Offset of a header's value: behind its name, the colon and the blanks around it. `name` is the
-/// length of the long name; a compact one is a single letter.
+/// What a line feed near the end of the message means: nothing but an empty line may follow.
+#[inline(always)]
+fn end_of_message<S: Source + ?Sized>(message: &S, feed: usize) -> Found {
+    if message.u32_at(feed.wrapping_sub(1)) == Some(u32::from_le_bytes(*b"\r\n\r\n")) {
+        HEADER_END
+    } else {
+        LIMIT
+    }
+}
+
+/// Offset of a header's value: behind the colon and the blanks around it. `behind` is the offset
+/// behind the header's name.
 #[inline(always)]
 fn value_at<S: Source + ?Sized>(
     message: &S,
-    line: usize,
-    name: usize,
+    behind: usize,
     odd: Verdict,
 ) -> Result<usize, Verdict> {
-    let compact = message.u8_at(line + 1).ok_or(odd)?;
-    let behind = if ends_name(compact) {
-        line + 1
-    } else {
-        line + name
-    };
-    let at = skip_blanks(message, message.blur(behind), odd)?;
-    if message.u8_at(at) != Some(b':') {
-        return Err(odd);
+    let mut at = message.blur(behind);
+    // Nearly always a colon, a blank and the value.
+    let start = message.u32_at(at).ok_or(odd)?;
+    if start as u16 == u16::from_le_bytes(*b": ") && !is_blank((start >> 16) as u8) {
+        return Ok(message.blur(at + 2));
     }
-    skip_blanks(message, at + 1, odd)
+    let mut colon = message.blur(0);
+    for _ in 0..=GAP_LIMIT {
+        let byte = message.u8_at(at).ok_or(odd)?;
+        if byte == b':' && colon == 0 {
+            colon = message.blur(1);
+        } else if !is_blank(byte) {
+            return if colon == 0 { Err(odd) } else { Ok(message.blur(at)) };
+        }
+        at = message.blur(at + 1);
+    }
+    Err(odd)
 }
 
+/// Offset of the first byte from `at` on that is no blank.
 #[inline(always)]
 fn skip_blanks<S: Source + ?Sized>(
     message: &S,
     mut at: usize,
     odd: Verdict,
 ) -> Result<usize, Verdict> {
-    for _ in 0..=BLANK_LIMIT {
+    for _ in 0..=GAP_LIMIT {
         if !is_blank(message.u8_at(at).ok_or(odd)?) {
             return Ok(message.blur(at));
         }
         at = message.blur(at + 1);
     }
     Err(odd)
+}
+
+/// Does a header end at `at`, and not go on in the next line?
+#[inline(always)]
+fn header_ends<S: Source + ?Sized>(message: &S, at: usize) -> bool {
+    // Behind the last header there is an empty line, so there are always four bytes.
+    message.u32_at(at).is_some_and(|end| {
+        end as u16 == u16::from_le_bytes(*b"\r\n") && !is_blank((end >> 16) as u8)
+    })
 }
 
 /// Hashes a Call-ID: everything up to the end of the line, which may hold no blank.
@@ -450,7 +465,7 @@ fn hash_call_id<S: Source + ?Sized>(
         }
         let rest = message.blur(first_flag(end));
         let length = message.blur(at + rest - start);
-        if length == 0 || message.u16_at(at + rest) != Some(u16::from_le_bytes(*b"\r\n")) {
+        if length == 0 || !header_ends(message, at + rest) {
             return Err(ODD);
         }
         return Ok(hasher.finish(keep_bytes(word, rest), length));
@@ -476,9 +491,10 @@ fn has_to_tag<S: Source + ?Sized>(message: &S, start: usize) -> Result<bool, Ver
         } else {
             keep_bytes(word, first_flag(line_end))
         };
-        let bracket = all_zero_bytes(kept ^ repeat(b'>'));
-        if bracket != 0 {
-            parameters = at + last_flag(bracket) + 1;
+        // A bracket may stand in quotes; then a quote follows it.
+        let mark = each(kept, b'>') | each(kept, b'"');
+        if mark != 0 {
+            parameters = at + last_flag(mark) + 1;
         }
         if line_end != 0 {
             let end = at + first_flag(line_end);
@@ -509,14 +525,15 @@ fn tag_follows<S: Source + ?Sized>(
     end: usize,
 ) -> Result<bool, Verdict> {
     const ODD: Verdict = Verdict::PassedTo;
-    if parameters == 0 || message.u16_at(end) != Some(u16::from_le_bytes(*b"\r\n")) {
+    if message.u8_at(parameters.wrapping_sub(1)) != Some(b'>') || !header_ends(message, end) {
         return Err(ODD);
     }
     if parameters == end {
         return Ok(false);
     }
     let word = word_at(message, parameters).ok_or(ODD)?;
-    if (word | 0x0020_2020_00) & 0xff_ffff_ffff == text(b";tag=") && parameters + 5 < end {
+    let value = (word >> 40) as u8;
+    if (word | 0x0020_2020_00) & 0xff_ffff_ffff == text(b";tag=") && value > b' ' && value != b';' {
         return Ok(true);
     }
     Err(ODD)
@@ -635,10 +652,11 @@ fn port_at<S: Source + ?Sized>(
     Err(odd)
 }
 
-/// May `byte` follow the sent-by of a Via? A blank may not: it may stand before a colon.
+/// May `byte` follow the sent-by of a Via? A blank may not, nor the end of the line, which may be
+/// folded: a colon and a port may stand behind either.
 #[inline(always)]
 const fn ends_sent_by(byte: u8) -> bool {
-    matches!(byte, b';' | b',' | b'\r')
+    matches!(byte, b';' | b',')
 }
 
 /// May `byte` follow the host and port of a URI in angle brackets?
@@ -651,11 +669,11 @@ const fn ends_uri_host(byte: u8) -> bool {
 #[inline(always)]
 fn via_host<S: Source + ?Sized>(
     message: &S,
-    line: usize,
+    behind: usize,
     hash_key: [u64; 2],
 ) -> Result<Host, Verdict> {
     const ODD: Verdict = Verdict::PassedVia;
-    let at = value_at(message, line, 3, ODD)?;
+    let at = value_at(message, behind, ODD)?;
     if word_at(message, at).ok_or(ODD)? != text(b"SIP/2.0/") {
         return Err(ODD);
     }
@@ -671,11 +689,11 @@ fn via_host<S: Source + ?Sized>(
 #[inline(always)]
 fn route_host<S: Source + ?Sized>(
     message: &S,
-    line: usize,
+    behind: usize,
     hash_key: [u64; 2],
 ) -> Result<Host, Verdict> {
     const ODD: Verdict = Verdict::PassedRoute;
-    let at = value_at(message, line, 5, ODD)?;
+    let at = value_at(message, behind, ODD)?;
     let word = word_at(message, at).ok_or(ODD)?;
     if (word | 0x2020_2000) & 0xff_ffff_ffff != text(b"<sip:") {
         return Err(ODD);
@@ -774,21 +792,17 @@ pub fn scan<S: Source + ?Sized>(
         return Err(Verdict::PassedForwarder);
     }
     let wanted = message.blur(wanted_headers(start));
-    lines.seen = message.blur(0);
-    let mut cursor = Cursor {
-        next: message.blur(0),
-        mask: message.blur(0) as u32,
-    };
-    let all = find_lines(message, lines, &mut cursor, wanted)?;
+    lines.begin(message);
+    search(message, lines, wanted)?;
     // A Route may be missing; the rest may not.
     if !lines.has(wanted & !(1 << ROUTE)) {
         return Err(Verdict::PassedHeaderEnd);
     }
     let role = role_of(message, start, lines)?;
-    if all && start & STARTING != 0 && role == Role::InDialog && !lines.has(1 << ROUTE) {
-        find_lines(message, lines, &mut cursor, 1 << CALL_ID | 1 << ROUTE)?;
+    if start & STARTING != 0 && role == Role::InDialog && !lines.has(1 << ROUTE) {
+        search(message, lines, 1 << ROUTE)?;
     }
-    let value = value_at(message, lines.at[CALL_ID], 7, Verdict::PassedCallId)?;
+    let value = value_at(message, lines.at[CALL_ID], Verdict::PassedCallId)?;
     let call = hash_call_id(message, value, keys.hash_key)?;
     let host = match role {
         Role::Response => via_host(message, lines.at[VIA], keys.hash_key)?,
@@ -811,6 +825,21 @@ pub fn scan<S: Source + ?Sized>(
         key: call,
         host,
     })
+}
+
+/// Looks for lines until everything wanted is seen or the headers end.
+#[inline(always)]
+fn search<S: Source + ?Sized>(
+    message: &S,
+    lines: &mut Lines,
+    wanted: Headers,
+) -> Result<(), Verdict> {
+    match find_lines(message, lines, wanted) {
+        FOUND | HEADER_END => Ok(()),
+        LINE_ENDING => Err(Verdict::PassedLineEnding),
+        FOLDED => Err(Verdict::PassedFolded),
+        _ => Err(Verdict::PassedScanLimit),
+    }
 }
 
 /// The headers without which nothing can be told of a message.
@@ -839,7 +868,7 @@ fn role_of<S: Source + ?Sized>(message: &S, start: Start, lines: &Lines) -> Resu
     if start & CANCEL != 0 {
         return Ok(Role::Follows);
     }
-    let to = value_at(message, lines.at[TO], 2, Verdict::PassedTo)?;
+    let to = value_at(message, lines.at[TO], Verdict::PassedTo)?;
     Ok(if has_to_tag(message, to)? {
         Role::InDialog
     } else if start & STANDALONE != 0 {

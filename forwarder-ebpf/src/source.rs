@@ -26,6 +26,12 @@ pub trait Source {
     /// Thirty-two bytes at `offset`, if they are all there.
     fn block_at(&self, offset: usize) -> Option<[u64; 4]>;
 
+    /// The byte before `offset` and the eight bytes behind the one there, if they are all there.
+    fn around(&self, offset: usize) -> Option<(u8, u64)> {
+        let before = self.u8_at(offset.wrapping_sub(1))?;
+        Some((before, self.u64_at(offset.wrapping_add(1))?))
+    }
+
     /// The same number, of which nothing is known any more.
     ///
     /// The BPF verifier follows every way through a program with all it knows of every number, and

@@ -1,4 +1,11 @@
 //! The control daemon and the per-core workers around the XDP program.
 
+pub mod api;
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod dataplane;
 pub mod sip;
 pub mod slowpath;
+pub mod state;

@@ -1,2 +1,31 @@
-//! The daemon.
-fn main() {}
+//! The binary: reads the command line, does one verb, tells the exit status.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use sip_forwarder::{
+    app,
+    cli::{Cli, Verb},
+};
+
+/// Usage or environment: the operator has something to mend.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    match perform(Cli::parse().verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sip-forwarder: {error:#}");
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+fn perform(verb: Verb) -> anyhow::Result<()> {
+    match verb {
+        Verb::Run { file } => app::run(&file.config),
+        Verb::Check { file } => app::check(&file.config),
+        Verb::Unload { file } => app::unload(&file.config),
+        Verb::Status { json, socket, file } => app::status(json, socket, &file.config),
+    }
+}

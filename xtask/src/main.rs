@@ -1,2 +1,75 @@
 //! Builds, loads, tests, benches and shows the forwarder.
-fn main() {}
+
+mod bench;
+mod demo;
+mod digest;
+mod lab;
+mod load;
+mod program;
+mod setup;
+mod shell;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Builds, loads, tests, benches and shows the forwarder.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Find or install what building and testing need.
+    Setup,
+    /// Build the XDP program and the daemon with it inside.
+    Build,
+    /// Play real calls through XDP, in network namespaces, and tell what became of them.
+    Demo(demo::Demo),
+    /// Run every test there is: unit, packet tables, lab.
+    Test(test::Test),
+    /// Measure.
+    Bench(bench::Bench),
+    /// A lab of network namespaces that stays.
+    Lab(lab::LabVerb),
+    /// Run the forwarder on a real interface.
+    Load(load::Load),
+    /// Take the forwarder off.
+    Unload(load::Unload),
+}
+
+/// What a verb came to.
+enum Outcome {
+    /// Done.
+    Done,
+    /// The thing measured failed.
+    Failed,
+}
+
+fn main() -> ExitCode {
+    match perform(Cli::parse().verb) {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Failed) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn perform(verb: Verb) -> anyhow::Result<Outcome> {
+    match verb {
+        Verb::Setup => setup::setup().map(|_| Outcome::Done),
+        Verb::Build => program::daemon().map(|_| Outcome::Done),
+        Verb::Demo(demo) => demo.run(),
+        Verb::Test(test) => test.run(),
+        Verb::Bench(bench) => bench.run(),
+        Verb::Lab(verb) => verb.run(),
+        Verb::Load(load) => load.run(),
+        Verb::Unload(unload) => unload.run(),
+    }
+}

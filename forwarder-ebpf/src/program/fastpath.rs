@@ -19,12 +19,12 @@ use core::arch::asm;
 use sip_forwarder_ebpf::{
     abi::{
         Affinity, Backend, BackendFlags, BackendId, Endpoint, FragmentKey, Globals, HINTS_PER_LINE,
-        Recent, SLOTS_PER_LINE, Service, ServiceId, Slot,
+        Macs, Recent, SLOTS_PER_LINE, Service, Slot,
     },
     hash::Digest,
     packet::{self, Family, Flow, Part},
     rule::{self, Decision, Entry, Found},
-    scan::{self, Host, HostForm, Keys, Lines, Scan},
+    scan::{self, Host, HostForm, Keys, Scan},
     source::Source,
     verdict::Verdict,
 };
@@ -36,16 +36,27 @@ pub(crate) fn run(ctx: &XdpContext) -> Exit {
         return fault();
     };
     // SAFETY: a per-CPU value; one packet at a time is on a CPU.
-    let Scratch { flow, lines } = unsafe { &mut *scratch };
-    match packet::parse(&Packet::new(ctx, globals.zero)) {
-        Ok(parsed) => *flow = parsed,
-        Err(verdict) => return pass(verdict.number()),
+    let scratch = unsafe { &mut *scratch };
+    let why = parse(ctx, &mut scratch.flow, globals);
+    if why != READ {
+        return pass(why);
     }
-    // What the compiler knows of the flow would keep it on the stack.
-    forget();
     // A packet made anew: what was checked of it on the way here is one more thing that the verifier
     // would tell ways apart by.
-    dispatch(ctx, &Packet::new(ctx, globals.zero), flow, globals, lines)
+    dispatch(ctx, &Packet::new(ctx, globals.zero), scratch, globals)
+}
+
+/// Reads the frame's headers. [`READ`], or the number of the verdict.
+#[inline(never)]
+fn parse(ctx: &XdpContext, flow: &mut Flow, globals: &Globals) -> u32 {
+    let frame = Packet::new(ctx, globals.zero);
+    match packet::parse(&frame) {
+        Ok(parsed) => {
+            *flow = parsed;
+            READ
+        }
+        Err(verdict) => blurred_number(&frame, verdict.number()),
+    }
 }
 
 /// Makes the compiler forget what it knows of memory.
@@ -56,13 +67,8 @@ fn forget() {
 }
 
 #[inline(always)]
-fn dispatch(
-    ctx: &XdpContext,
-    frame: &Packet,
-    flow: &Flow,
-    globals: &Globals,
-    lines: &mut Lines,
-) -> Exit {
+fn dispatch(ctx: &XdpContext, frame: &Packet, scratch: &mut Scratch, globals: &Globals) -> Exit {
+    let flow = &scratch.flow;
     if flow.without_ports() {
         return without_ports(ctx, frame, flow);
     }
@@ -76,58 +82,62 @@ fn dispatch(
         return pass(Verdict::IgnoredOther.number());
     };
     let from = blurred(frame, from);
-    message(ctx, frame, flow, globals, lines, service, from)
-}
-
-/// A message to a service, or of its backend `from`. Both are scanned in one place: the scan is most
-/// of the program.
-#[inline(always)]
-fn message(
-    ctx: &XdpContext,
-    frame: &Packet,
-    flow: &Flow,
-    globals: &Globals,
-    lines: &mut Lines,
-    service: ServiceId,
-    from: BackendId,
-) -> Exit {
     let Some(service) = SERVICES.get(u32::from(service.0)) else {
         return fault();
     };
-    let lookups = Lookups {
-        frame,
-        service,
-        globals,
+    let why = read(frame, scratch, service, globals, from.is_some());
+    if from.is_some() {
+        return from_backend(ctx, frame, scratch, service, globals, from, why);
+    }
+    let why = if why == READ {
+        let exit = to_service(ctx, frame, scratch, service, globals);
+        match exit.left() {
+            Some(why) => why,
+            None => return exit,
+        }
+    } else {
+        why
     };
-    let shape = if from.is_some() {
-        check_returning(&frame.from(flow.payload()))
+    leave_to_slow_path(ctx, &scratch.flow, blurred_number(frame, why))
+}
+
+/// Reads a message to a service, or of one of its backends (`returning`), into `scratch.scan`. Both
+/// in one place: the scan is most of the program. [`READ`], or the number of the verdict.
+///
+/// This function and some below stand for themselves: each has its own registers and stack, and what
+/// the verifier knows of their insides does not outlast them.
+#[inline(never)]
+fn read(
+    frame: &Packet,
+    scratch: &mut Scratch,
+    service: &Service,
+    globals: &Globals,
+    returning: bool,
+) -> u32 {
+    let Scratch { flow, lines, scan } = scratch;
+    let payload = frame.from(flow.payload());
+    let shape = if returning {
+        check_returning(&payload)
     } else {
         check_shape(flow)
     };
     forget();
-    let payload = frame.from(flow.payload());
     let keys = Keys {
         hash_key: globals.hash_key,
         key: service.key,
         register_key: service.register_key,
     };
-    let (scan, why) = match shape.and_then(|()| scan::scan(&payload, &keys, lines)) {
-        Ok(scan) => (Some(scan), 0),
-        // Blurred: how the scan failed matters for nothing but a counter.
-        Err(verdict) => (None, blurred_number(frame, verdict.number())),
-    };
-    if from.is_some() {
-        return from_backend(ctx, frame, flow, &lookups, from, scan, why);
-    }
-    let result = match scan {
-        Some(scan) => to_service(ctx, frame, flow, &lookups, &scan),
-        None => Err(why),
-    };
-    match result {
-        Ok(exit) => exit,
-        Err(why) => leave_to_slow_path(ctx, flow, blurred_number(frame, why)),
+    match shape.and_then(|()| scan::scan(&payload, &keys, lines)) {
+        Ok(found) => {
+            *scan = found;
+            READ
+        }
+        Err(verdict) => blurred_number(frame, verdict.number()),
     }
 }
+
+/// Instead of why a message was not read: it was. No verdict has this number.
+const READ: u32 = 0;
 
 #[inline(always)]
 const fn pass(verdict: u32) -> Exit {
@@ -141,7 +151,7 @@ const fn fault() -> Exit {
 
 /// Leaves a packet to the slow path, if there is one: without a socket on the VIP's port the kernel
 /// would answer with an ICMP error, and that would fail the call.
-#[inline(always)]
+#[inline(never)]
 fn leave_to_slow_path(ctx: &XdpContext, flow: &Flow, verdict: u32) -> Exit {
     if socket_listens(ctx, flow) {
         pass(verdict)
@@ -220,15 +230,11 @@ fn without_ports(ctx: &XdpContext, frame: &Packet, flow: &Flow) -> Exit {
     // SAFETY: entries are replaced whole.
     match unsafe { FRAGMENTS.get(fragment_key(flow)) } {
         Some(vip) if matches!(flow.part(), Part::Later) => {
-            let vip = *vip;
-            send_back(
-                ctx,
-                frame,
-                flow,
-                &vip,
-                origin.backend,
-                Verdict::ReturnedFragment.number(),
-            )
+            let sender = Sender {
+                from: origin.backend,
+                verdict: Verdict::ReturnedFragment.number(),
+            };
+            send_back(ctx, frame, flow, vip, &sender)
         }
         _ => pass(Verdict::IgnoredFragment.number()),
     }
@@ -243,34 +249,43 @@ fn fragment_key(flow: &Flow) -> FragmentKey {
     }
 }
 
-/// A message to a VIP. An error is why the slow path should have it.
-#[inline(always)]
+/// A message to a VIP.
+#[inline(never)]
 fn to_service(
     ctx: &XdpContext,
     frame: &Packet,
-    flow: &Flow,
-    lookups: &Lookups<'_>,
-    scan: &Scan,
-) -> Result<Exit, u32> {
-    let Some(slot) = lookups.slot(scan.call) else {
-        return Ok(fault());
+    scratch: &Scratch,
+    service: &Service,
+    globals: &Globals,
+) -> Exit {
+    let Scratch { flow, scan, .. } = scratch;
+    let lookups = Lookups {
+        frame,
+        service,
+        globals,
     };
-    let found = lookups.find(scan, slot).map_err(Verdict::number)?;
+    let Some(slot) = lookups.slot(scan.call) else {
+        return fault();
+    };
+    let found = match lookups.find(scan, slot) {
+        Ok(found) => found,
+        Err(why) => return Exit::leave(why.number()),
+    };
     let decision = Chosen::blurred(&rule::decide(&found), frame);
     if !decision.backend.is_some() {
-        return Err(Verdict::PassedNoBackend.number());
+        return Exit::leave(Verdict::PassedNoBackend.number());
     }
     let Some(backend) = BACKENDS.get(u32::from(decision.backend.0)) else {
-        return Ok(fault());
+        return fault();
     };
     if !backend.flags.has(BackendFlags::RESOLVED) {
-        return Err(Verdict::PassedNextHop.number());
+        return Exit::leave(Verdict::PassedNextHop.number());
     }
     if flow.ip_length > backend.mtu {
-        return Err(Verdict::PassedTooLarge.number());
+        return Exit::leave(Verdict::PassedTooLarge.number());
     }
     lookups.remember(scan, &decision, backend);
-    Ok(send_to_backend(ctx, frame, flow, &decision, backend))
+    send_to_backend(ctx, frame, flow, &decision, backend)
 }
 
 /// Does the fast path take packets of this shape?
@@ -312,22 +327,20 @@ fn send_to_backend(
     if action == XDP_PASS {
         return fault();
     }
-    let spiral = spiral_source(flow);
-    let rewritten = (|| {
-        rewrite::endpoint(frame, flow, Side::Destination, &backend.endpoint)?;
-        if let Some(vip) = spiral {
-            rewrite::endpoint(frame, flow, Side::Source, vip)?;
-        }
-        rewrite::count_hop(frame, flow)?;
-        rewrite::macs(frame, backend.macs)
-    })();
-    if rewritten.is_none() {
+    if rewrite_for_backend(frame, flow, backend).is_none() {
         return fault();
     }
-    Exit {
-        to: decision.backend,
-        ..Exit::new(decision.verdict, action)
+    Exit::between(decision.verdict, action, decision.backend, BackendId::NONE)
+}
+
+#[inline(always)]
+fn rewrite_for_backend(frame: &Packet, flow: &Flow, backend: &Backend) -> Option<()> {
+    rewrite::endpoint(frame, flow, Side::Destination, &backend.endpoint)?;
+    if let Some(vip) = spiral_source(flow) {
+        rewrite::endpoint(frame, flow, Side::Source, vip)?;
     }
+    rewrite::count_hop(frame, flow)?;
+    rewrite::macs(frame, backend.macs)
 }
 
 /// The VIP that stands for the sender, if the sender is itself a backend: its message spirals
@@ -358,27 +371,33 @@ fn leave_by(ctx: &XdpContext, interface: u32) -> u32 {
 fn from_backend(
     ctx: &XdpContext,
     frame: &Packet,
-    flow: &Flow,
-    lookups: &Lookups<'_>,
+    scratch: &Scratch,
+    service: &Service,
+    globals: &Globals,
     from: BackendId,
-    scan: Option<Scan>,
-    why_not: u32,
+    why: u32,
 ) -> Exit {
-    let verdict = match scan {
-        Some(scan) => {
-            remember_request(lookups, &scan, from);
-            Verdict::ReturnedRequest
-        }
-        None if why_not == Verdict::ReturnedResponse.number() => Verdict::ReturnedResponse,
-        None => Verdict::ReturnedUnread,
+    let Scratch { flow, scan, .. } = scratch;
+    let lookups = Lookups {
+        frame,
+        service,
+        globals,
+    };
+    let verdict = if why == READ {
+        remember_request(&lookups, scan, from);
+        Verdict::ReturnedRequest
+    } else if why == Verdict::ReturnedResponse.number() {
+        Verdict::ReturnedResponse
+    } else {
+        Verdict::ReturnedUnread
     };
     let verdict = blurred_number(frame, verdict.number());
-    let vip = lookups.service.vip;
+    let vip = &service.vip;
     if matches!(flow.part(), Part::First) {
         // A full map only costs what is oldest.
-        let _ = FRAGMENTS.insert(fragment_key(flow), vip, 0);
+        let _ = FRAGMENTS.insert(fragment_key(flow), *vip, 0);
     }
-    send_back(ctx, frame, flow, &vip, from, verdict)
+    send_back(ctx, frame, flow, vip, &Sender { from, verdict })
 }
 
 /// A backend's own request: if the call's home is another, later messages must find this one.
@@ -395,36 +414,41 @@ fn remember_request(lookups: &Lookups<'_>, scan: &Scan, from: BackendId) {
     }
 }
 
-/// Sends a backend's packet where it goes, with the VIP as its source.
-#[inline(always)]
+/// Who sent a packet that goes back to a client, and the number of the verdict if it gets there.
+struct Sender {
+    from: BackendId,
+    verdict: u32,
+}
+
+/// Sends a backend's packet where it goes, with the VIP as its source. A function of its own: it
+/// needs much of the stack.
+#[inline(never)]
 fn send_back(
     ctx: &XdpContext,
     frame: &Packet,
     flow: &Flow,
     vip: &Endpoint,
-    from: BackendId,
-    verdict: u32,
+    sender: &Sender,
 ) -> Exit {
     let (way, action) = match route::find(ctx, flow, vip) {
         Route::None => return pass(Verdict::IgnoredLocal.number()),
-        Route::Kernel => return send_back_by_kernel(frame, flow, vip, from),
+        Route::Kernel => return send_back_by_kernel(frame, flow, vip, sender.from),
         Route::Direct(way) => match leave_by(ctx, way.interface) {
-            XDP_PASS => return send_back_by_kernel(frame, flow, vip, from),
+            XDP_PASS => return send_back_by_kernel(frame, flow, vip, sender.from),
             action => (way, action),
         },
     };
-    let rewritten = (|| {
-        become_vip(frame, flow, vip)?;
-        rewrite::count_hop(frame, flow)?;
-        rewrite::macs(frame, way.macs)
-    })();
-    if rewritten.is_none() {
+    if rewrite_for_client(frame, flow, vip, way.macs).is_none() {
         return fault();
     }
-    Exit {
-        from,
-        ..Exit::new(verdict, action)
-    }
+    Exit::between(sender.verdict, action, BackendId::NONE, sender.from)
+}
+
+#[inline(always)]
+fn rewrite_for_client(frame: &Packet, flow: &Flow, vip: &Endpoint, macs: Macs) -> Option<()> {
+    become_vip(frame, flow, vip)?;
+    rewrite::count_hop(frame, flow)?;
+    rewrite::macs(frame, macs)
 }
 
 /// The same, but the kernel routes it.
@@ -433,10 +457,8 @@ fn send_back_by_kernel(frame: &Packet, flow: &Flow, vip: &Endpoint, from: Backen
     if become_vip(frame, flow, vip).is_none() {
         return fault();
     }
-    Exit {
-        from,
-        ..Exit::new(Verdict::ReturnedByKernel.number(), XDP_PASS)
-    }
+    let verdict = Verdict::ReturnedByKernel.number();
+    Exit::between(verdict, XDP_PASS, BackendId::NONE, from)
 }
 
 /// Makes the VIP a packet's source.

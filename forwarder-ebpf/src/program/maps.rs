@@ -8,7 +8,7 @@ use sip_forwarder_ebpf::abi::{
     Affinity, AffinityKey, Backend, BackendRef, BackendTraffic, Endpoint, FragmentKey, Globals,
     HintLine, Recent, RingLine, SentByKey, Service,
 };
-use sip_forwarder_ebpf::{packet::Flow, scan::Lines, verdict::VERDICT_LIMIT};
+use sip_forwarder_ebpf::{packet::Flow, scan::{Lines, Scan}, verdict::VERDICT_LIMIT};
 
 /// VIP and port → service. A VIP also stands here with port 0, for packets that show no port.
 #[map]
@@ -69,6 +69,7 @@ pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(
 pub(crate) struct Scratch {
     pub(crate) flow: Flow,
     pub(crate) lines: Lines,
+    pub(crate) scan: Scan,
 }
 
 /// Packets by verdict.

@@ -77,7 +77,7 @@ pub(crate) fn address(packet: &Packet, flow: &Flow, side: Side, new: &Endpoint) 
                 Side::Source => V6_SOURCE,
                 Side::Destination => V6_DESTINATION,
             };
-            packet.store(flow.ip + offset, to)?;
+            packet.store_words(flow.ip + offset, to)?;
             Some(Delta::new().address(from, to))
         }
     }
@@ -104,7 +104,7 @@ pub(crate) fn count_hop(packet: &Packet, flow: &Flow) -> Option<()> {
 /// Writes the Ethernet addresses.
 #[inline(always)]
 pub(crate) fn macs(packet: &Packet, macs: Macs) -> Option<()> {
-    packet.store(0, macs)
+    packet.store_words(0, macs.0)
 }
 
 /// Swaps the Ethernet addresses and sends the frame back.

@@ -8,14 +8,16 @@ use aya_ebpf::{
     helpers::generated::bpf_fib_lookup,
     programs::XdpContext,
 };
+use crate::source::opaque;
+use core::mem::offset_of;
 use sip_forwarder_ebpf::{
     abi::{Endpoint, Macs},
     packet::{Family, Flow},
 };
 
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
-const UDP: u8 = 17;
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
+const UDP: u32 = 17;
 
 /// Where a packet goes.
 pub(crate) enum Route {
@@ -34,14 +36,23 @@ pub(crate) struct Way {
     pub(crate) macs: Macs,
 }
 
-const _: () = assert!(
-    core::mem::offset_of!(Params, smac) % 4 == 0
-        && core::mem::offset_of!(Params, dmac) + 6 == size_of::<Params>()
-);
-
-/// Aligned, so that it is zeroed by words.
+/// `bpf_fib_lookup`'s parameters as words, written one by one: zeroing or copying the struct would be
+/// a call to a loop over bytes.
 #[repr(C, align(8))]
-struct Aligned(Params);
+struct Words([u32; size_of::<Params>() / 4]);
+
+const _: () = assert!(
+    offset_of!(Params, l4_protocol) == 1
+        && offset_of!(Params, sport) == 2
+        && offset_of!(Params, dport) == 4
+        && offset_of!(Params, __bindgen_anon_1) == 6
+        && offset_of!(Params, ifindex) == 8
+        && offset_of!(Params, __bindgen_anon_2) == 12
+        && offset_of!(Params, __bindgen_anon_3) == 16
+        && offset_of!(Params, __bindgen_anon_4) == 32
+        && offset_of!(Params, smac) == 52
+        && offset_of!(Params, dmac) + 6 == size_of::<Params>()
+);
 
 /// Looks up the way of a packet to its destination, the VIP being its source.
 #[inline(always)]
@@ -49,44 +60,56 @@ pub(crate) fn find(ctx: &XdpContext, flow: &Flow, vip: &Endpoint) -> Route {
     if flow.time_to_live <= 1 {
         return Route::None;
     }
-    // SAFETY: a struct of integers and unions of integers; zero is valid for all.
-    let mut aligned: Aligned = unsafe { core::mem::zeroed() };
-    let params = &mut aligned.0;
-    params.l4_protocol = UDP;
-    params.sport = vip.port.to_wire();
-    params.dport = flow.destination.port.to_wire();
-    params.ifindex = ctx.ingress_ifindex() as u32;
-    params.__bindgen_anon_1.tot_len = flow.ip_length;
-    match flow.family() {
-        Family::V4 => {
-            params.family = AF_INET;
-            params.__bindgen_anon_2.tos = flow.traffic_class;
-            params.__bindgen_anon_3.ipv4_src = vip.address.wire_v4();
-            params.__bindgen_anon_4.ipv4_dst = flow.destination.address.wire_v4();
-        }
-        Family::V6 => {
-            params.family = AF_INET6;
-            params.__bindgen_anon_3.ipv6_src = vip.address.wire_v6();
-            params.__bindgen_anon_4.ipv6_dst = flow.destination.address.wire_v6();
-        }
-    }
+    let (family, traffic_class, [a, b, c, d], [e, f, g, h]) = match flow.family() {
+        Family::V4 => (
+            AF_INET,
+            u32::from(flow.traffic_class),
+            [vip.address.wire_v4(), 0, 0, 0],
+            [flow.destination.address.wire_v4(), 0, 0, 0],
+        ),
+        Family::V6 => (
+            AF_INET6,
+            0,
+            vip.address.wire_v6(),
+            flow.destination.address.wire_v6(),
+        ),
+    };
+    // Opaque, else these are zeroed by a call.
+    let zero = opaque(0) as u32;
+    let mut params = Words([
+        family | UDP << 8 | u32::from(vip.port.to_wire()) << 16,
+        u32::from(flow.destination.port.to_wire()) | u32::from(flow.ip_length) << 16,
+        ctx.ingress_ifindex() as u32,
+        traffic_class,
+        a,
+        b,
+        c,
+        d,
+        e,
+        f,
+        g,
+        h,
+        0,
+        zero,
+        zero,
+        zero,
+    ]);
     // SAFETY: the context is the program's own, and the length is that of the parameters.
     let found = unsafe {
         bpf_fib_lookup(
             ctx.ctx.cast(),
-            &raw mut *params,
+            (&raw mut params).cast(),
             size_of::<Params>() as i32,
             0,
         )
     } as u32;
+    let Words(params) = params;
     match found {
         BPF_FIB_LKUP_RET_SUCCESS => {
-            // The source stands before the destination. Read by words: the stack takes no
-            // misaligned loads.
-            // SAFETY: the twelve bytes of the two addresses end the struct and begin aligned.
-            let reversed = Macs(unsafe { (&raw const params.smac).cast::<[u32; 3]>().read() });
+            // The source stands before the destination.
+            let reversed = Macs([params[13], params[14], params[15]]);
             Route::Direct(Way {
-                interface: params.ifindex,
+                interface: params[2],
                 macs: reversed.swapped(),
             })
         }

@@ -76,6 +76,20 @@ impl Packet {
         Some(address as *mut T)
     }
 
+    /// Writes words at `offset`, one by one: a store of more than a register would be a call to a
+    /// loop over bytes. `None`, and nothing written, if they do not lie in the packet.
+    #[inline(always)]
+    pub(crate) fn store_words<const N: usize>(&self, offset: usize, words: [u32; N]) -> Option<()> {
+        let place = self.at::<[u32; N]>(offset)?.cast::<u32>();
+        let mut i = 0;
+        while i < N {
+            // SAFETY: `at` has compared the end of all words with the end of the packet.
+            unsafe { place.add(i).write_unaligned(words[i]) };
+            i += 1;
+        }
+        Some(())
+    }
+
     /// Writes `value` at `offset`. `None` if it does not lie in the packet.
     #[inline(always)]
     pub(crate) fn store<T: Copy>(&self, offset: usize, value: T) -> Option<()> {
@@ -122,6 +136,13 @@ impl Source for Packet {
     #[inline(always)]
     fn block_at(&self, offset: usize) -> Option<[u64; 4]> {
         self.load(offset)
+    }
+
+    #[inline(always)]
+    fn around(&self, offset: usize) -> Option<(u8, u64)> {
+        let place = self.at::<[u8; 10]>(offset.wrapping_sub(1))?;
+        // SAFETY: `at` has compared the place of all ten bytes with the end of the packet.
+        Some(unsafe { (place.cast::<u8>().read(), place.byte_add(2).cast::<u64>().read_unaligned()) })
     }
 
     #[inline(always)]

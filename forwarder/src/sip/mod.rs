@@ -1,1 +1,10 @@
 //! SIP as the slow path sees it: whole messages, read in full.
+
+pub mod address;
+pub mod answer;
+pub mod headers;
+pub mod reader;
+pub mod stun;
+
+#[cfg(test)]
+mod parity;

@@ -1,0 +1,209 @@
+//! The daemon's life: config → tables → workers → attach → serve → stop.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use aya::Ebpf;
+use sip_forwarder_ebpf::abi::{BackendId, ServiceId};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{info, warn};
+
+use super::picture::Picture;
+use crate::{
+    api::Server,
+    config::Config,
+    dataplane::{
+        KernelTables, Maps,
+        attach::{self, Attachment},
+        counters::Counters,
+        environment,
+        maps_load,
+        nexthop::{NextHop, Resolver},
+        pins::Pins,
+        publish,
+    },
+    slowpath::worker::Workers,
+    state::{self, State, StateDir},
+};
+
+/// How often neighbours on the way to backends are made sure of.
+const REFRESH: Duration = Duration::from_secs(15);
+
+/// Forwards until SIGTERM or SIGINT.
+pub(super) async fn run(config: Config, object: &[u8]) -> anyhow::Result<()> {
+    let state_dir = StateDir::lock(&config.forwarder.state_dir)?;
+    let pins = Pins::at(&config.forwarder.bpf_dir);
+    let adopted = pins.exist();
+    let result = serve(&config, object, &state_dir, &pins).await;
+    if result.is_err() && !adopted {
+        // Nothing of a start that failed may be left behind.
+        pins.remove()?;
+    }
+    result
+}
+
+async fn serve(config: &Config, object: &[u8], state_dir: &StateDir, pins: &Pins) -> anyhow::Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let state = prepare_state(config, state_dir, pins)?;
+    let (resolver, mut changes) = Resolver::open()?;
+    let mut ways = Ways::find(config, &state, &resolver).await?;
+
+    pins.create()?;
+    let mut ebpf = maps_load(object, &config.limits, Some(pins))?;
+    let maps = Arc::new(Maps::take(&mut ebpf)?);
+    publish::publish(&maps, config, &state.numbering, state.hash_key)?;
+    ways.publish(&maps)?;
+
+    let counters = Arc::new(Counters::new(config.limits.backends));
+    let tables = Arc::new(KernelTables::new(Arc::clone(&maps), Arc::clone(&counters))?);
+    let workers = Workers::start(&vips(config, &state), config.forwarder.workers, tables)?;
+    let attachments = attach_all(&mut ebpf, config, &maps, pins)?;
+
+    let picture = Picture::new(config.clone(), state.numbering.clone(), attachments, Arc::clone(&maps), counters);
+    let server = Server::start(&config.forwarder.api_socket, Arc::new(picture))?;
+    info!(services = config.services.len(), "forwarding");
+    let mut refresh = tokio::time::interval(REFRESH);
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break,
+            Some(()) = changes.recv() => ways.follow(&resolver, &maps).await?,
+            _ = refresh.tick() => ways.refresh(&resolver).await,
+        }
+    }
+    drop(server);
+    workers.stop();
+    info!("stopped; the fast path goes on without the daemon, `sip-forwarder unload` takes it off");
+    Ok(())
+}
+
+/// The state, with numbers for all that is configured, written back.
+fn prepare_state(config: &Config, state_dir: &StateDir, pins: &Pins) -> anyhow::Result<State> {
+    let mut state = match state_dir.read()? {
+        Some(state) => state,
+        None => {
+            if pins.remove()? {
+                warn!("there are pinned maps but no state file that says what is in them; starting anew");
+            }
+            State { hash_key: state::new_hash_key()?, numbering: Default::default() }
+        }
+    };
+    state.numbering.assign(config);
+    state_dir.write(&state)?;
+    Ok(state)
+}
+
+fn vips(config: &Config, state: &State) -> Vec<(ServiceId, std::net::SocketAddr)> {
+    config
+        .services
+        .iter()
+        .filter_map(|s| Some((ServiceId(state.numbering.service(&s.name)?), s.vip)))
+        .collect()
+}
+
+/// Puts the program on every configured interface, and takes it off those that are so no longer.
+fn attach_all(ebpf: &mut Ebpf, config: &Config, maps: &Maps, pins: &Pins) -> anyhow::Result<Vec<Attachment>> {
+    let interfaces = &config.forwarder.interfaces;
+    for interface in interfaces {
+        if let Some(index) = environment::interface_index(interface) {
+            maps.allow_interface(index)?;
+        }
+    }
+    let program = attach::load_program(ebpf)?;
+    let attachments = interfaces
+        .iter()
+        .map(|interface| attach::attach(program, interface, config.forwarder.xdp, pins))
+        .collect::<Result<Vec<_>, _>>()?;
+    for old in pins.linked_interfaces() {
+        if !interfaces.contains(&old) {
+            info!(interface = old, "no longer configured; taking the program off");
+            std::fs::remove_file(pins.link(&old)).with_context(|| format!("cannot unpin the link to {old}"))?;
+        }
+    }
+    Ok(attachments)
+}
+
+/// A backend and the way to it.
+struct Way {
+    name: String,
+    id: BackendId,
+    address: std::net::IpAddr,
+    next_hop: Option<NextHop>,
+}
+
+/// The ways to all backends.
+struct Ways {
+    ways: Vec<Way>,
+    /// Interfaces the program is attached to: only by these may the fast path send.
+    interfaces: Vec<u32>,
+}
+
+impl Ways {
+    /// Looks all of them up. A backend without a route is a fault of the configuration.
+    async fn find(config: &Config, state: &State, resolver: &Resolver) -> anyhow::Result<Self> {
+        let interfaces =
+            config.forwarder.interfaces.iter().filter_map(|name| environment::interface_index(name)).collect();
+        let mut found = Self { ways: Vec::new(), interfaces };
+        for service in &config.services {
+            for backend in &service.backends {
+                let name = format!("service `{}`, backend `{}`", service.name, backend.name);
+                let address = backend.address.ip();
+                let next_hop = resolver.resolve(address).await.with_context(|| name.clone())?;
+                let Some(number) = state.numbering.backend(&service.name, &backend.name, backend.address) else {
+                    continue;
+                };
+                let mut way = Way { name, id: number.id(), address, next_hop: None };
+                way.next_hop = found.usable(&way, next_hop);
+                if way.next_hop.is_none() {
+                    warn!(backend = way.name, %address, "its next hop is not resolved yet; the slow path has it until then");
+                }
+                found.ways.push(way);
+            }
+        }
+        Ok(found)
+    }
+
+    /// The next hop, if the fast path can send by its interface.
+    fn usable(&self, way: &Way, next_hop: Option<NextHop>) -> Option<NextHop> {
+        let hop = next_hop?;
+        if !self.interfaces.contains(&hop.interface) {
+            warn!(backend = way.name, interface = hop.interface, "the way to it leaves by an interface that is not in forwarder.interfaces; the slow path has it");
+            return None;
+        }
+        Some(hop)
+    }
+
+    fn publish(&self, maps: &Maps) -> anyhow::Result<()> {
+        for way in &self.ways {
+            publish::set_next_hop(maps, way.id, way.next_hop.as_ref())?;
+        }
+        Ok(())
+    }
+
+    /// Looks all of them up again and tells the program what changed.
+    async fn follow(&mut self, resolver: &Resolver, maps: &Maps) -> anyhow::Result<()> {
+        for index in 0..self.ways.len() {
+            let found = match resolver.resolve(self.ways[index].address).await {
+                Ok(found) => self.usable(&self.ways[index], found),
+                Err(error) => {
+                    warn!(backend = self.ways[index].name, %error, "the way is lost");
+                    None
+                }
+            };
+            let way = &mut self.ways[index];
+            if way.next_hop != found {
+                info!(backend = way.name, next_hop = ?found, "the way changed");
+                way.next_hop = found;
+                publish::set_next_hop(maps, way.id, found.as_ref())?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn refresh(&self, resolver: &Resolver) {
+        for way in &self.ways {
+            resolver.refresh(way.address).await;
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Wiring: one function for each verb.
+
+mod daemon;
+mod picture;
+
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    api::{self, status::Status},
+    config::{self, Config},
+    dataplane::{environment, nexthop::Resolver, object, pins::Pins},
+};
+
+/// Forwards until SIGTERM or SIGINT.
+pub fn run(path: &Path) -> anyhow::Result<()> {
+    start_log();
+    let config = config::load(path)?;
+    let object = object::embedded()?;
+    environment::check(&config)?;
+    runtime()?.block_on(daemon::run(config, object))
+}
+
+/// Checks the configuration and the machine.
+pub fn check(path: &Path) -> anyhow::Result<()> {
+    let config = config::load(path)?;
+    environment::check(&config)?;
+    runtime()?.block_on(check_routes(&config))?;
+    object::embedded()?;
+    let backends: usize = config.services.iter().map(|s| s.backends.len()).sum();
+    say(&format!("{}: {} services, {backends} backends, ready to run\n", path.display(), config.services.len()))
+}
+
+/// Is there a route to every backend?
+async fn check_routes(config: &Config) -> anyhow::Result<()> {
+    let (resolver, _changes) = Resolver::open()?;
+    for service in &config.services {
+        for backend in &service.backends {
+            resolver
+                .resolve(backend.address.ip())
+                .await
+                .with_context(|| format!("service `{}`, backend `{}`", service.name, backend.name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes everything off.
+pub fn unload(path: &Path) -> anyhow::Result<()> {
+    let config = config::load(path)?;
+    let removed = Pins::at(&config.forwarder.bpf_dir).remove()?;
+    let what = if removed { "taken off" } else { "nothing was there" };
+    say(&format!("{}: {what}\n", config.forwarder.bpf_dir.display()))
+}
+
+/// Asks the daemon and prints what it says.
+pub fn status(json: bool, socket: Option<PathBuf>, path: &Path) -> anyhow::Result<()> {
+    let socket = match socket {
+        Some(socket) => socket,
+        None => config::load(path)?.forwarder.api_socket,
+    };
+    let body = runtime()?.block_on(api::get(&socket, "/status"))?;
+    let status: Status = serde_json::from_slice(&body).context("the daemon is of another version; restart it")?;
+    say(&if json { serde_json::to_string(&status)? + "\n" } else { status.to_text() })
+}
+
+/// Prints to stdout; a reader that went away is no fault.
+fn say(text: &str) -> anyhow::Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")
+}
+
+fn start_log() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    // Only the first log of a process counts; tests may start several.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+}

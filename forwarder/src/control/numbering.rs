@@ -1,0 +1,134 @@
+//! Which backend has which number. Numbers are indexes of maps and what affinity entries hold, so a
+//! backend keeps its number as long as it is configured, and a number is reused only under a new
+//! incarnation.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use serde::{Deserialize, Serialize};
+use sip_forwarder_ebpf::abi::BackendId;
+
+use crate::config::Config;
+
+/// A backend's number and incarnation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Number {
+    /// Index in the backends map.
+    pub index: u16,
+    /// Which backend of this number it is.
+    pub incarnation: u16,
+}
+
+impl Number {
+    /// As the data plane names it.
+    #[must_use]
+    pub const fn id(self) -> BackendId {
+        BackendId(self.index)
+    }
+}
+
+/// The numbers given so far; kept in the state file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Numbering {
+    /// Service → its number.
+    services: BTreeMap<String, u16>,
+    /// "service/backend@address" → its number.
+    backends: BTreeMap<String, Number>,
+    /// The last incarnation of each number that was ever given.
+    incarnations: BTreeMap<u16, u16>,
+}
+
+impl Numbering {
+    /// Gives numbers to everything configured, keeping those that are known, and frees the others.
+    pub fn assign(&mut self, config: &Config) {
+        self.services.retain(|name, _| config.services.iter().any(|s| &s.name == name));
+        for service in &config.services {
+            if !self.services.contains_key(&service.name) {
+                let index = first_free(|n| self.services.values().any(|&used| used == n));
+                self.services.insert(service.name.clone(), index);
+            }
+        }
+        let wanted: Vec<String> = config
+            .services
+            .iter()
+            .flat_map(|s| s.backends.iter().map(|b| key(&s.name, &b.name, b.address)))
+            .collect();
+        self.backends.retain(|name, _| wanted.contains(name));
+        for name in wanted {
+            if !self.backends.contains_key(&name) {
+                let index = first_free(|n| self.backends.values().any(|number| number.index == n));
+                let incarnation = self.incarnations.entry(index).and_modify(|i| *i = i.wrapping_add(1)).or_insert(1);
+                self.backends.insert(name, Number { index, incarnation: *incarnation });
+            }
+        }
+    }
+
+    /// The number of a service that was assigned one.
+    #[must_use]
+    pub fn service(&self, name: &str) -> Option<u16> {
+        self.services.get(name).copied()
+    }
+
+    /// The number of a backend that was assigned one.
+    #[must_use]
+    pub fn backend(&self, service: &str, name: &str, address: SocketAddr) -> Option<Number> {
+        self.backends.get(&key(service, name, address)).copied()
+    }
+}
+
+fn key(service: &str, backend: &str, address: SocketAddr) -> String {
+    format!("{service}/{backend}@{address}")
+}
+
+fn first_free(used: impl Fn(u16) -> bool) -> u16 {
+    (0..u16::MAX).find(|&n| !used(n)).unwrap_or(u16::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse;
+
+    fn config(backends: &[(&str, u8)]) -> Config {
+        let list: String = backends
+            .iter()
+            .map(|(name, host)| format!("[[service.backend]]\nname = \"{name}\"\naddress = \"198.51.100.{host}\"\n"))
+            .collect();
+        parse(&format!(
+            "[forwarder]\ninterfaces = [\"eth0\"]\n[[service]]\nname = \"s\"\naddress = \"192.0.2.1\"\n{list}"
+        ))
+        .unwrap()
+    }
+
+    fn number(numbering: &Numbering, name: &str, host: u8) -> Option<Number> {
+        numbering.backend("s", name, format!("198.51.100.{host}:5060").parse().unwrap())
+    }
+
+    #[test]
+    fn numbers_stay_when_others_come_and_go() {
+        let mut numbering = Numbering::default();
+        numbering.assign(&config(&[("a", 1), ("b", 2), ("c", 3)]));
+        let c = number(&numbering, "c", 3);
+        numbering.assign(&config(&[("c", 3), ("b", 2)]));
+        assert_eq!(number(&numbering, "c", 3), c);
+    }
+
+    #[test]
+    fn a_freed_number_comes_back_as_another_incarnation() {
+        let mut numbering = Numbering::default();
+        numbering.assign(&config(&[("a", 1)]));
+        let a = number(&numbering, "a", 1).unwrap();
+        numbering.assign(&config(&[("b", 2)]));
+        let b = number(&numbering, "b", 2).unwrap();
+        assert_eq!(a.index, b.index);
+        assert_ne!(a.incarnation, b.incarnation);
+    }
+
+    #[test]
+    fn a_new_address_is_a_new_backend() {
+        let mut numbering = Numbering::default();
+        numbering.assign(&config(&[("a", 1)]));
+        let before = number(&numbering, "a", 1).unwrap();
+        numbering.assign(&config(&[("a", 9)]));
+        assert_ne!(number(&numbering, "a", 9).unwrap().incarnation, before.incarnation);
+    }
+}

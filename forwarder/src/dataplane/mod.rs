@@ -1,0 +1,14 @@
+//! The XDP program and its maps: the only module that knows aya.
+
+pub mod attach;
+pub mod counters;
+pub mod environment;
+mod kernel_tables;
+mod maps;
+pub mod nexthop;
+pub mod object;
+pub mod pins;
+pub mod publish;
+
+pub use kernel_tables::KernelTables;
+pub use maps::{Maps, MapsError, load as maps_load};

@@ -1,0 +1,129 @@
+//! What is pinned, and where: a folder on a BPF file system, one below it for each ABI version.
+//!
+//! Maps, program and links that are pinned outlive the daemon: traffic goes on while it is away.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use sip_forwarder_ebpf::abi::ABI_VERSION;
+use thiserror::Error;
+
+/// Magic number of a BPF file system (linux/magic.h).
+const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+
+/// A fault with the pin folder.
+#[derive(Debug, Error)]
+pub enum PinsError {
+    /// Not on a BPF file system.
+    #[error("{0} is not on a BPF file system; mount one: mount -t bpf bpf /sys/fs/bpf")]
+    NotBpfFs(PathBuf),
+    /// An operation on the folder failed.
+    #[error("cannot {what} {path}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The fault.
+        source: io::Error,
+    },
+}
+
+/// The pin folder.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    root: PathBuf,
+}
+
+impl Pins {
+    /// The folder at `root`. Nothing is made yet.
+    #[must_use]
+    pub fn at(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// The folder of this ABI version's maps.
+    #[must_use]
+    pub fn maps(&self) -> PathBuf {
+        self.root.join(format!("abi-{ABI_VERSION}"))
+    }
+
+    /// Where a map is pinned.
+    #[must_use]
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.maps().join(name)
+    }
+
+    /// Where the link to an interface is pinned.
+    #[must_use]
+    pub fn link(&self, interface: &str) -> PathBuf {
+        // A BPF file system refuses dots in names.
+        self.root.join(format!("link-{}", interface.replace('.', ":")))
+    }
+
+    /// Where the program is pinned.
+    #[must_use]
+    pub fn program(&self) -> PathBuf {
+        self.root.join("program")
+    }
+
+    /// Is there anything pinned already?
+    #[must_use]
+    pub fn exist(&self) -> bool {
+        self.maps().is_dir()
+    }
+
+    /// Makes the folder, if its file system is right.
+    pub fn create(&self) -> Result<(), PinsError> {
+        if !on_bpf_fs(&self.root) {
+            return Err(PinsError::NotBpfFs(self.root.clone()));
+        }
+        let maps = self.maps();
+        fs::create_dir_all(&maps).map_err(|source| PinsError::Io { what: "create", path: maps, source })
+    }
+
+    /// Interfaces whose links are pinned.
+    #[must_use]
+    pub fn linked_interfaces(&self) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(&self.root) else { return Vec::new() };
+        entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.strip_prefix("link-").map(|name| name.replace(':', ".")))
+            .collect()
+    }
+
+    /// Removes everything that is pinned here, links first, so that no packet meets half of it. The
+    /// kernel detaches and frees what nobody else holds. True if there was anything.
+    pub fn remove(&self) -> Result<bool, PinsError> {
+        if !self.root.is_dir() {
+            return Ok(false);
+        }
+        for interface in self.linked_interfaces() {
+            remove(&self.link(&interface), |path| fs::remove_file(path))?;
+        }
+        remove(&self.root, |path| fs::remove_dir_all(path))?;
+        Ok(true)
+    }
+}
+
+fn remove(path: &Path, how: impl Fn(&Path) -> io::Result<()>) -> Result<(), PinsError> {
+    match how(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(PinsError::Io { what: "remove", path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Is `path`, or the nearest folder above it that exists, on a BPF file system?
+fn on_bpf_fs(path: &Path) -> bool {
+    let Some(there) = path.ancestors().find(|p| p.exists()) else { return false };
+    let Ok(name) = std::ffi::CString::new(there.as_os_str().as_encoded_bytes()) else { return false };
+    // SAFETY: a zeroed statfs is valid, and the name ends with a zero.
+    unsafe {
+        let mut stat: libc::statfs = std::mem::zeroed();
+        libc::statfs(name.as_ptr(), &raw mut stat) == 0 && stat.f_type == BPF_FS_MAGIC
+    }
+}

@@ -1,0 +1,166 @@
+//! Making the maps say what the configuration says, while packets read them.
+//!
+//! The order matters: a table is filled before anything refers to it, and a ring is written to the
+//! generation nobody reads before the one word that makes it the live one.
+
+use std::collections::HashMap;
+
+use sip_forwarder_ebpf::{
+    abi::{
+        Backend, BackendFlags, BackendId, BackendRef, Endpoint, Globals, HINT_LINES_PER_SERVICE, LINES_PER_RING,
+        RingLine, SLOTS_PER_LINE, SentByKey, Service, ServiceId, Slot,
+    },
+    hash,
+};
+
+use super::{Maps, MapsError, kernel_tables::canonical, nexthop::NextHop};
+use crate::{
+    config::{self, Config},
+    control::{
+        numbering::{Number, Numbering},
+        ring::{self, RingMember},
+    },
+};
+
+/// A service with the numbers of all it consists of.
+struct Numbered<'a> {
+    id: ServiceId,
+    service: &'a config::Service,
+    backends: Vec<(Number, &'a config::Backend)>,
+}
+
+/// Fills all tables.
+pub fn publish(maps: &Maps, config: &Config, numbering: &Numbering, hash_key: [u64; 2]) -> Result<(), MapsError> {
+    let services: Vec<Numbered<'_>> = config.services.iter().filter_map(|s| numbered(s, numbering)).collect();
+    maps.globals.set(0, globals(config, hash_key))?;
+    publish_backends(maps, config, &services)?;
+    for service in &services {
+        publish_ring(maps, service)?;
+    }
+    maps.sources.replace(&sources(&services))?;
+    maps.sent_by.replace(&names(&services, hash_key))?;
+    maps.vips.replace(&vips(&services))
+}
+
+fn numbered<'a>(service: &'a config::Service, numbering: &Numbering) -> Option<Numbered<'a>> {
+    let backends = service
+        .backends
+        .iter()
+        .filter_map(|b| Some((numbering.backend(&service.name, &b.name, b.address)?, b)))
+        .collect();
+    Some(Numbered { id: ServiceId(numbering.service(&service.name)?), service, backends })
+}
+
+fn globals(config: &Config, hash_key: [u64; 2]) -> Globals {
+    let recent = config.limits.recent_entries.next_power_of_two();
+    Globals { hash_key, recent_mask: recent - 1, ..Globals::default() }
+}
+
+/// Writes every backend; one that was there before keeps its next hop.
+fn publish_backends(maps: &Maps, config: &Config, services: &[Numbered<'_>]) -> Result<(), MapsError> {
+    let mut wanted: HashMap<u16, Backend> = HashMap::new();
+    for service in services {
+        for (number, backend) in &service.backends {
+            let mut entry = Backend::new(backend.address.into(), service.id, number.incarnation);
+            entry.flags = BackendFlags(BackendFlags::ALIVE);
+            wanted.insert(number.index, entry);
+        }
+    }
+    for index in 0..config.limits.backends {
+        let there = maps.backends.get(index)?;
+        let wanted = wanted.get(&(index as u16)).copied().unwrap_or_default();
+        let same = there.endpoint == wanted.endpoint && there.incarnation == wanted.incarnation;
+        if !same || there.service != wanted.service {
+            maps.backends.set(index, wanted)?;
+        }
+    }
+    Ok(())
+}
+
+fn publish_ring(maps: &Maps, numbered: &Numbered<'_>) -> Result<(), MapsError> {
+    let members: Vec<RingMember<'_>> = numbered
+        .backends
+        .iter()
+        .map(|(number, b)| RingMember { id: number.id(), name: &b.name, weight: b.weight, open: true })
+        .collect();
+    let slots = ring::build(&members);
+    let id = u32::from(numbered.id.0);
+    let first = id * 2 * LINES_PER_RING;
+    let live = maps.services.get(id)?.ring;
+    let idle = if live == first { first + LINES_PER_RING } else { first };
+    for (index, chunk) in slots.chunks(SLOTS_PER_LINE as usize).enumerate() {
+        let mut line = RingLine([Slot::EMPTY; SLOTS_PER_LINE as usize]);
+        line.0[..chunk.len()].copy_from_slice(chunk);
+        maps.rings.set(idle + index as u32, line)?;
+    }
+    maps.services.set(id, service_entry(numbered, idle))
+}
+
+fn service_entry(numbered: &Numbered<'_>, ring: u32) -> Service {
+    let key = numbered.service.key.into();
+    Service {
+        ring,
+        hints: u32::from(numbered.id.0) * HINT_LINES_PER_SERVICE,
+        vip: numbered.service.vip.into(),
+        key,
+        register_key: key,
+        id: numbered.id,
+    }
+}
+
+/// Each endpoint with its port, and with port 0 for packets that show none.
+fn with_and_without_port(endpoint: std::net::SocketAddr) -> [Endpoint; 2] {
+    let mut bare = endpoint;
+    bare.set_port(0);
+    [endpoint.into(), bare.into()]
+}
+
+fn vips(services: &[Numbered<'_>]) -> HashMap<Endpoint, BackendRef> {
+    let entry = |s: &Numbered<'_>| BackendRef { service: s.id, backend: BackendId::NONE };
+    services.iter().flat_map(|s| with_and_without_port(s.service.vip).map(|e| (e, entry(s)))).collect()
+}
+
+fn backend_refs<'a>(services: &'a [Numbered<'a>]) -> impl Iterator<Item = (&'a config::Backend, BackendRef)> {
+    services.iter().flat_map(|s| {
+        s.backends.iter().map(|(number, b)| (*b, BackendRef { service: s.id, backend: number.id() }))
+    })
+}
+
+fn sources(services: &[Numbered<'_>]) -> HashMap<Endpoint, BackendRef> {
+    backend_refs(services).flat_map(|(b, entry)| with_and_without_port(b.address).map(|e| (e, entry))).collect()
+}
+
+/// The texts by which Via and Route name the VIPs and the backends.
+fn names(services: &[Numbered<'_>], hash_key: [u64; 2]) -> HashMap<SentByKey, BackendRef> {
+    let vips = services
+        .iter()
+        .map(|s| (s.service.vip, BackendRef { service: s.id, backend: BackendId::NONE }));
+    let backends = backend_refs(services).map(|(b, entry)| (b.address, entry));
+    vips.chain(backends)
+        .map(|(address, entry)| {
+            let text = match address.ip() {
+                std::net::IpAddr::V4(ip) => ip.to_string(),
+                std::net::IpAddr::V6(ip) => format!("[{ip}]"),
+            };
+            let host = hash::digest(hash_key, &canonical(text.as_bytes())).0;
+            (SentByKey::new(host, address.port()), entry)
+        })
+        .collect()
+}
+
+/// Tells the program how to reach a backend, or that there is no way.
+pub fn set_next_hop(maps: &Maps, backend: BackendId, next_hop: Option<&NextHop>) -> Result<(), MapsError> {
+    let index = u32::from(backend.0);
+    let mut entry = maps.backends.get(index)?;
+    match next_hop {
+        Some(hop) => {
+            maps.allow_interface(hop.interface)?;
+            entry.macs = hop.macs;
+            entry.mtu = hop.mtu;
+            entry.interface = hop.interface;
+            entry.flags.0 |= BackendFlags::RESOLVED;
+        }
+        None => entry.flags.0 &= !BackendFlags::RESOLVED,
+    }
+    maps.backends.set(index, entry)
+}

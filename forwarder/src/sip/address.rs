@@ -1,0 +1,282 @@
+//! What lies inside the values of To, Via, Route and URIs: tags, hosts, ports.
+
+use std::ops::Range;
+
+use sip_forwarder_ebpf::scan::DEFAULT_PORT;
+
+use super::headers::{is_blank, trim};
+
+/// Where a host lies in the bytes it was found in, and the port that belongs to it.
+pub type HostPort = (Range<usize>, u16);
+
+/// The bytes of a value that lie outside quoted strings, with their offsets. A quote that is never
+/// closed is a byte like any other, and so is every quote behind it.
+#[must_use]
+pub fn unquoted(value: &[u8]) -> Unquoted<'_> {
+    Unquoted {
+        value,
+        at: 0,
+        quotes: true,
+    }
+}
+
+/// See [`unquoted`].
+#[derive(Clone, Debug)]
+pub struct Unquoted<'a> {
+    value: &'a [u8],
+    at: usize,
+    /// Do quotes still mean anything? Cleared by one that is never closed, which also keeps the walk
+    /// linear.
+    quotes: bool,
+}
+
+impl Iterator for Unquoted<'_> {
+    type Item = (usize, u8);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.quotes && self.value.get(self.at) == Some(&b'"') {
+            match closing_quote(self.value, self.at) {
+                Some(close) => self.at = close + 1,
+                None => self.quotes = false,
+            }
+        }
+        let at = self.at;
+        self.at += 1;
+        self.value.get(at).map(|&byte| (at, byte))
+    }
+}
+
+/// Offset of the quote that closes the one at `open`.
+fn closing_quote(value: &[u8], open: usize) -> Option<usize> {
+    let mut at = open + 1;
+    loop {
+        match value.get(at)? {
+            b'"' => return Some(at),
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+}
+
+/// The parameters of a list like `;a=b;c`, each without the blanks around it. What stands before the
+/// first semicolon is not one.
+pub fn parameters(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut ends = unquoted(text)
+        .filter(|&(_, byte)| byte == b';')
+        .map(|(at, _)| at)
+        .chain([text.len()]);
+    let mut begin = ends.next().unwrap_or(text.len());
+    ends.map(move |end| {
+        let parameter = trim(&text[begin + 1..end]);
+        begin = end;
+        parameter
+    })
+}
+
+/// The name of a parameter.
+#[must_use]
+pub fn parameter_name(parameter: &[u8]) -> &[u8] {
+    let end = parameter
+        .iter()
+        .position(|&b| b == b'=')
+        .unwrap_or(parameter.len());
+    trim(&parameter[..end])
+}
+
+/// Does the value of a To or From carry a tag?
+///
+/// The header's own parameters stand behind the last `>`, or behind the first `;` where the address
+/// has no brackets (RFC 3261 section 20).
+#[must_use]
+pub fn has_tag(value: &[u8]) -> bool {
+    let own = unquoted(value)
+        .filter(|&(_, byte)| byte == b'>')
+        .last()
+        .map_or(value, |(at, _)| &value[at + 1..]);
+    parameters(own).any(|p| parameter_name(p).eq_ignore_ascii_case(b"tag"))
+}
+
+/// The sent-by of the first element of a Via. Blanks may stand around slashes and the colon.
+#[must_use]
+pub fn sent_by(via: &[u8]) -> Option<HostPort> {
+    let mut at = 0;
+    for _ in 0..2 {
+        at += via[at..].iter().position(|&b| b == b'/')? + 1;
+    }
+    at = skip_blanks(via, at);
+    at += via[at..].iter().position(|&b| is_blank(b))?;
+    host_port(via, skip_blanks(via, at))
+}
+
+/// The host and port of the first element of a Route, in any form.
+#[must_use]
+pub fn route_host(route: &[u8]) -> Option<HostPort> {
+    let found = unquoted(route).find(|(_, byte)| matches!(byte, b'<' | b','));
+    let uri = match found {
+        Some((open, b'<')) => {
+            let length = route[open..].iter().position(|&b| b == b'>');
+            open + 1..length.map_or(route.len(), |length| open + length)
+        }
+        Some((comma, _)) => 0..comma,
+        None => 0..route.len(),
+    };
+    let (host, port) = uri_host(&route[uri.clone()])?;
+    Some((uri.start + host.start..uri.start + host.end, port))
+}
+
+/// The host and port of a SIP or SIPS URI.
+#[must_use]
+pub fn uri_host(uri: &[u8]) -> Option<HostPort> {
+    let begin = skip_blanks(uri, 0);
+    let scheme = begin + uri[begin..].iter().position(|&b| b == b':')?;
+    let name = &uri[begin..scheme];
+    if !name.eq_ignore_ascii_case(b"sip") && !name.eq_ignore_ascii_case(b"sips") {
+        return None;
+    }
+    let user = uri[scheme..].iter().position(|&b| b == b'@').unwrap_or(0);
+    host_port(uri, scheme + user + 1)
+}
+
+/// The host at `start` and the port behind it, or the default port.
+fn host_port(text: &[u8], start: usize) -> Option<HostPort> {
+    let rest = text.get(start..)?;
+    let length = if rest.first() == Some(&b'[') {
+        let end = rest.iter().position(|&b| b == b']' || b <= b' ')?;
+        (rest[end] == b']').then_some(end + 1)?
+    } else {
+        rest.iter()
+            .position(|&b| ends_host(b))
+            .unwrap_or(rest.len())
+    };
+    if length == 0 {
+        return None;
+    }
+    let end = start + length;
+    let colon = skip_blanks(text, end);
+    let port = if text.get(colon) == Some(&b':') {
+        number(&text[skip_blanks(text, colon + 1)..])?
+    } else {
+        DEFAULT_PORT
+    };
+    Some((start..end, port))
+}
+
+const fn ends_host(byte: u8) -> bool {
+    matches!(byte, 0..=b' ' | b':' | b';' | b',' | b'>' | b'?' | b'@')
+}
+
+/// The port that `text` begins with.
+fn number(text: &[u8]) -> Option<u16> {
+    let mut port = 0u32;
+    for digit in text.iter().take_while(|b| b.is_ascii_digit()) {
+        port = port
+            .saturating_mul(10)
+            .saturating_add(u32::from(digit - b'0'));
+    }
+    u16::try_from(port).ok().filter(|&port| port != 0)
+}
+
+fn skip_blanks(text: &[u8], at: usize) -> usize {
+    let rest = text.get(at..).unwrap_or_default();
+    at + rest
+        .iter()
+        .position(|&b| !is_blank(b))
+        .unwrap_or(rest.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn named(found: Option<HostPort>, text: &[u8]) -> Option<(&str, u16)> {
+        found.map(|(host, port)| (std::str::from_utf8(&text[host]).unwrap(), port))
+    }
+
+    #[test]
+    fn tags_are_found_where_they_may_stand() {
+        for with in [
+            "<sip:a@b>;tag=1",
+            "<sip:a@b> ; x=y ; TAG = 1",
+            "sip:a@b;tag=1",
+            "\"x>;y\" <sip:a@b>;tag=1",
+            "\"a \\\" <\" <sip:a@b>;q=\";\";tag=1",
+        ] {
+            assert!(has_tag(with.as_bytes()), "{with}");
+        }
+        for without in [
+            "<sip:a@b>",
+            "<sip:a@b;tag=1>",
+            "\";tag=1\" <sip:a@b>",
+            "<sip:a@b>;x=\">;tag=1\"",
+            "<sip:a@b>;x=\";tag=1;\"",
+            "<sip:a@b>;mytag=1",
+            "sip:a@b",
+            "",
+        ] {
+            assert!(!has_tag(without.as_bytes()), "{without}");
+        }
+    }
+
+    #[test]
+    fn sent_by_is_read_in_every_form() {
+        for (via, expected) in [
+            ("SIP/2.0/UDP a.example;branch=z", Some(("a.example", 5060))),
+            ("SIP / 2.0 / UDP  a : 4000 ;x", Some(("a", 4000))),
+            (
+                "SIP/2.0/TCP [2001:db8::1]:5070;x",
+                Some(("[2001:db8::1]", 5070)),
+            ),
+            ("SIP/2.0/UDP [::1], SIP/2.0/UDP b", Some(("[::1]", 5060))),
+            ("SIP/2.0/UDP a,SIP/2.0/UDP b", Some(("a", 5060))),
+            ("SIP/2.0/UDP a:0", None),
+            ("SIP/2.0/UDP a:65536", None),
+            ("SIP/2.0/UDP a:99999999999999999999", None),
+            ("SIP/2.0/UDP a:", None),
+            ("SIP/2.0/UDP [::1", None),
+            ("SIP/2.0/UDP ;branch=z", None),
+            ("SIP/2.0/UDP", None),
+            ("a", None),
+            ("", None),
+        ] {
+            assert_eq!(
+                named(sent_by(via.as_bytes()), via.as_bytes()),
+                expected,
+                "{via}"
+            );
+        }
+    }
+
+    #[test]
+    fn route_hosts_are_read_in_every_form() {
+        for (route, expected) in [
+            ("<sip:a;lr>", Some(("a", 5060))),
+            ("<SIPS:u@a:5061;lr>,<sip:b>", Some(("a", 5061))),
+            ("\"x, <sip:c>\" <sip:a:7>", Some(("a", 7))),
+            ("Proxy < sip:u;x=y:pw@[::1]:9;lr>", Some(("[::1]", 9))),
+            ("sip:a:6;lr, <sip:b>", Some(("a", 6))),
+            ("sip:a", Some(("a", 5060))),
+            ("<sip:a", Some(("a", 5060))),
+            ("<sip:a?x=y>", Some(("a", 5060))),
+            ("<tel:123>", None),
+            ("<sip:>", None),
+            ("<>", None),
+            ("", None),
+        ] {
+            assert_eq!(
+                named(route_host(route.as_bytes()), route.as_bytes()),
+                expected,
+                "{route}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics(value in proptest::collection::vec(prop_oneof![
+            any::<u8>(), proptest::sample::select(b"<>\"\\;:,@[]/ \tsip=".to_vec())], 0..60))
+        {
+            let _ = (has_tag(&value), sent_by(&value), route_host(&value), uri_host(&value));
+        }
+    }
+}

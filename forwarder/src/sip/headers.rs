@@ -1,0 +1,290 @@
+//! Start line and headers: long and compact names in any case, folded lines, any line ending.
+
+use std::borrow::Cow;
+
+/// The line a message starts with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartLine<'a> {
+    /// A request.
+    Request {
+        /// The method, as written.
+        method: &'a [u8],
+        /// The Request-URI, as written; empty if there is none.
+        uri: &'a [u8],
+    },
+    /// A response.
+    Response,
+}
+
+/// A message cut into its start line and the bytes behind it.
+#[derive(Clone, Copy, Debug)]
+pub struct Sip<'a> {
+    /// The start line.
+    pub start: StartLine<'a>,
+    headers: &'a [u8],
+}
+
+/// Methods by which a datagram is known for SIP, whatever else its start line holds: the fast path
+/// tells SIP by the method alone, and the backend will answer 400 if there is reason to.
+const METHODS: [&[u8]; 14] = [
+    b"INVITE",
+    b"ACK",
+    b"BYE",
+    b"CANCEL",
+    b"REGISTER",
+    b"OPTIONS",
+    b"PRACK",
+    b"UPDATE",
+    b"INFO",
+    b"REFER",
+    b"NOTIFY",
+    b"SUBSCRIBE",
+    b"MESSAGE",
+    b"PUBLISH",
+];
+
+const VERSION: &[u8] = b"SIP/2.0";
+
+impl<'a> Sip<'a> {
+    /// Cuts a datagram; `None` if it does not start as SIP does. Line ends before the start line
+    /// are skipped (RFC 3261 section 7.5).
+    #[must_use]
+    pub fn cut(datagram: &'a [u8]) -> Option<Self> {
+        let begin = datagram.iter().position(|&b| !matches!(b, b'\r' | b'\n'))?;
+        let (line, mut headers) = cut_line(&datagram[begin..]);
+        let start = start_line(line)?;
+        // A folded start line is no header.
+        while headers.first().copied().is_some_and(is_blank) {
+            headers = cut_line(headers).1;
+        }
+        Some(Self { start, headers })
+    }
+
+    /// The headers, in order.
+    #[must_use]
+    pub fn headers(&self) -> Headers<'a> {
+        Headers { rest: self.headers }
+    }
+}
+
+fn start_line(line: &[u8]) -> Option<StartLine<'_>> {
+    let space = line.iter().position(|&b| is_blank(b))?;
+    let (method, rest) = (&line[..space], trim(&line[space..]));
+    if method.eq_ignore_ascii_case(VERSION) {
+        return Some(StartLine::Response);
+    }
+    let uri_end = rest.iter().position(|&b| b <= b' ').unwrap_or(rest.len());
+    let is_sip = METHODS.contains(&method)
+        || is_token(method) && trim(&rest[uri_end..]).eq_ignore_ascii_case(VERSION);
+    is_sip.then_some(StartLine::Request {
+        method,
+        uri: &rest[..uri_end],
+    })
+}
+
+/// Is this a token (RFC 3261 section 25.1)?
+fn is_token(bytes: &[u8]) -> bool {
+    !bytes.is_empty()
+        && bytes
+            .iter()
+            .all(|b| b.is_ascii_alphanumeric() || b"-.!%*_+`'~".contains(b))
+}
+
+/// Is `byte` a blank (SP or HT)?
+#[must_use]
+pub const fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t')
+}
+
+/// `bytes` without blanks around them.
+#[must_use]
+pub fn trim(bytes: &[u8]) -> &[u8] {
+    let Some(begin) = bytes.iter().position(|&b| !is_blank(b)) else {
+        return &[];
+    };
+    let end = bytes
+        .iter()
+        .rposition(|&b| !is_blank(b))
+        .map_or(begin, |last| last + 1);
+    &bytes[begin..end]
+}
+
+/// The first line without its ending (CRLF or LF alone), and what follows it.
+fn cut_line(bytes: &[u8]) -> (&[u8], &[u8]) {
+    let (line, rest) = match bytes.iter().position(|&b| b == b'\n') {
+        Some(feed) => (&bytes[..feed], &bytes[feed + 1..]),
+        None => (bytes, &bytes[bytes.len()..]),
+    };
+    (line.strip_suffix(b"\r").unwrap_or(line), rest)
+}
+
+/// The headers of a message, up to the empty line or the end of the datagram. Lines without a colon
+/// are skipped.
+#[derive(Clone, Debug)]
+pub struct Headers<'a> {
+    rest: &'a [u8],
+}
+
+/// One header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header<'a> {
+    /// Which it is.
+    pub name: Name,
+    /// Its value, unfolded, without blanks around it. Owned only if it was folded.
+    pub value: Cow<'a, [u8]>,
+}
+
+/// The headers somebody here asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Name {
+    /// `Call-ID`, `i`.
+    CallId,
+    /// `To`, `t`.
+    To,
+    /// `From`, `f`.
+    From,
+    /// `Via`, `v`.
+    Via,
+    /// `Route`.
+    Route,
+    /// `CSeq`.
+    CSeq,
+    /// Any other.
+    Other,
+}
+
+impl Name {
+    fn of(text: &[u8]) -> Self {
+        let is = |name: &[u8]| text.eq_ignore_ascii_case(name);
+        match text.len() {
+            1 if is(b"i") => Self::CallId,
+            1 if is(b"t") => Self::To,
+            1 if is(b"f") => Self::From,
+            1 if is(b"v") => Self::Via,
+            2 if is(b"To") => Self::To,
+            3 if is(b"Via") => Self::Via,
+            4 if is(b"From") => Self::From,
+            4 if is(b"CSeq") => Self::CSeq,
+            5 if is(b"Route") => Self::Route,
+            7 if is(b"Call-ID") => Self::CallId,
+            _ => Self::Other,
+        }
+    }
+}
+
+impl<'a> Iterator for Headers<'a> {
+    type Item = Header<'a>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let (line, mut rest) = cut_line(self.rest);
+            if line.is_empty() {
+                self.rest = &[];
+                return None;
+            }
+            let colon = line.iter().position(|&b| b == b':');
+            let value = colon.map_or(&[][..], |colon| trim(&line[colon + 1..]));
+            let mut value = Cow::Borrowed(value);
+            while rest.first().copied().is_some_and(is_blank) {
+                let (more, behind) = cut_line(rest);
+                rest = behind;
+                append(&mut value, trim(more));
+            }
+            self.rest = rest;
+            if let Some(colon) = colon {
+                let name = Name::of(trim(&line[..colon]));
+                return Some(Header { name, value });
+            }
+        }
+    }
+}
+
+/// Adds a folded line to a value: the fold and the blanks around it mean one blank.
+fn append(value: &mut Cow<'_, [u8]>, more: &[u8]) {
+    if more.is_empty() {
+        return;
+    }
+    let value = value.to_mut();
+    if !value.is_empty() {
+        value.push(b' ');
+    }
+    value.extend_from_slice(more);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(datagram: &[u8]) -> Vec<(Name, String)> {
+        Sip::cut(datagram)
+            .unwrap()
+            .headers()
+            .map(|h| (h.name, String::from_utf8(h.value.into_owned()).unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn names_may_be_long_or_compact_in_any_case_with_blanks_before_the_colon() {
+        let text = b"BYE sip:a SIP/2.0\r\nCALL-id \t:  a  \r\nI:b\r\nt : c\r\nVIA:d\r\nx-y: e\r\n\r\nTo: body";
+        assert_eq!(
+            all(text),
+            [
+                (Name::CallId, "a".into()),
+                (Name::CallId, "b".into()),
+                (Name::To, "c".into()),
+                (Name::Via, "d".into()),
+                (Name::Other, "e".into())
+            ]
+        );
+    }
+
+    #[test]
+    fn folded_lines_are_joined_by_one_blank() {
+        let text = b"BYE sip:a SIP/2.0\r\nTo:\r\n <sip:a>  \r\n\t ;tag=1\r\n  \r\nFrom: x\n y\n\n";
+        assert_eq!(
+            all(text),
+            [
+                (Name::To, "<sip:a> ;tag=1".into()),
+                (Name::From, "x y".into())
+            ]
+        );
+    }
+
+    #[test]
+    fn line_feeds_alone_end_lines_and_leading_line_ends_are_skipped() {
+        let text = b"\r\n\n\r\nBYE sip:a SIP/2.0\nTo: a\nno colon\nFrom: b\n\nVia: body";
+        assert_eq!(
+            all(text),
+            [(Name::To, "a".into()), (Name::From, "b".into())]
+        );
+    }
+
+    #[test]
+    fn a_folded_start_line_is_no_header() {
+        assert_eq!(
+            all(b"BYE sip:a SIP/2.0\r\n To: a\r\nTo: b\r\n\r\n"),
+            [(Name::To, "b".into())]
+        );
+    }
+
+    #[test]
+    fn start_lines_are_told() {
+        let start = |bytes| Sip::cut(bytes).map(|sip| sip.start);
+        assert_eq!(start(b"SIP/2.0 200 OK\r\n"), Some(StartLine::Response));
+        assert_eq!(start(b"sip/2.0 200 OK"), Some(StartLine::Response));
+        let request = |method, uri| Some(StartLine::Request { method, uri });
+        assert_eq!(start(b"FOO  sip:a  SIP/2.0\n"), request(b"FOO", b"sip:a"));
+        assert_eq!(start(b"INVITE sip:a\r\n"), request(b"INVITE", b"sip:a"));
+        for other in [
+            &b"GET / HTTP/1.1\r\n"[..],
+            b"",
+            b"\r\n",
+            b"SIP/2.0",
+            b"F(O sip:a SIP/2.0",
+            b"\x00\x01\x00\x00 SIP/2.0",
+            b" SIP/2.0 200 OK",
+        ] {
+            assert_eq!(start(other), None, "{other:?}");
+        }
+    }
+}

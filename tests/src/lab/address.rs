@@ -1,0 +1,244 @@
+//! The plan of the lab: who has which name, interface, MAC and address. Pure data.
+//!
+//! | link | forwarder's end | other end | IPv4 | IPv6 |
+//! |---|---|---|---|---|
+//! | client | `to-client` | `client` | 10.210.0.0/24 | `fd00:210::/64` |
+//! | proxy N | `to-pN` | `pN` | 10.210.N.0/24 | `fd00:210:N::/64` |
+//!
+//! The forwarder is `.1` and `::1` on every link, the other end `.2` and `::2`. The VIP is on the forwarder's `lo`.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
+
+use super::{MAX_PROXIES, namespace};
+
+/// One machine of the lab.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Host {
+    /// Where calls come from.
+    Client,
+    /// Where the forwarder runs and the VIP lives.
+    Forwarder,
+    /// Proxy 1 and up.
+    Proxy(u8),
+}
+
+/// Which IP version a test speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Family {
+    /// IPv4.
+    #[default]
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// An Ethernet address.
+pub type Mac = [u8; 6];
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Client => f.write_str("client"),
+            Self::Forwarder => f.write_str("fwd"),
+            Self::Proxy(n) => write!(f, "p{n}"),
+        }
+    }
+}
+
+impl FromStr for Host {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "client" => Ok(Self::Client),
+            "fwd" => Ok(Self::Forwarder),
+            _ => text
+                .strip_prefix('p')
+                .and_then(|n| n.parse().ok())
+                .filter(|n| (1..=MAX_PROXIES).contains(n))
+                .map(Self::Proxy)
+                .ok_or_else(|| anyhow::anyhow!("`{text}` is no host: say client, fwd, p1, p2 …")),
+        }
+    }
+}
+
+impl Host {
+    /// The number of the host's link, 0 for the client; the forwarder has all of them.
+    fn link(self) -> Option<u8> {
+        match self {
+            Self::Client => Some(0),
+            Self::Forwarder => None,
+            Self::Proxy(n) => Some(n),
+        }
+    }
+
+    /// The host's own end of its link to the forwarder.
+    #[must_use]
+    pub fn interface(self) -> Option<String> {
+        self.link().map(|_| self.to_string())
+    }
+
+    /// The forwarder's end of the link to this host.
+    #[must_use]
+    pub fn forwarder_interface(self) -> Option<String> {
+        self.link().map(|_| format!("to-{self}"))
+    }
+
+    /// The host's address. The forwarder's is the one that the client sees.
+    #[must_use]
+    pub fn address(self, family: Family) -> IpAddr {
+        self.link()
+            .map_or_else(|| address(family, 0, 1), |link| address(family, link, 2))
+    }
+
+    /// The host's address and a port.
+    #[must_use]
+    pub fn socket(self, family: Family, port: u16) -> SocketAddr {
+        SocketAddr::new(self.address(family), port)
+    }
+
+    /// The forwarder's address on the link to this host.
+    #[must_use]
+    pub fn gateway(self, family: Family) -> IpAddr {
+        address(family, self.link().unwrap_or(0), 1)
+    }
+
+    /// The MAC of the host's interface. The forwarder's is the one that the client sees.
+    #[must_use]
+    pub fn mac(self) -> Mac {
+        self.link().map_or_else(|| mac(0, 1), |link| mac(link, 2))
+    }
+
+    /// The MAC of the forwarder's interface to this host.
+    #[must_use]
+    pub fn forwarder_mac(self) -> Mac {
+        mac(self.link().unwrap_or(0), 1)
+    }
+}
+
+/// The virtual address phones send to.
+#[must_use]
+pub fn vip(family: Family) -> IpAddr {
+    address(family, 255, 1)
+}
+
+fn address(family: Family, link: u8, last: u8) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::new(10, 210, link, last).into(),
+        Family::V6 => Ipv6Addr::new(0xfd00, 0x210, link.into(), 0, 0, 0, 0, last.into()).into(),
+    }
+}
+
+fn mac(link: u8, end: u8) -> Mac {
+    [0x02, 0x53, 0x49, 0x50, link, end]
+}
+
+fn mac_text(mac: Mac) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+/// Client, forwarder, proxies.
+pub(super) fn hosts(proxies: u8) -> impl Iterator<Item = Host> {
+    [Host::Client, Host::Forwarder]
+        .into_iter()
+        .chain((1..=proxies).map(Host::Proxy))
+}
+
+/// `ip` lines, for the root namespace, that make the veth pairs inside the namespaces.
+pub(super) fn links(id: &str, proxies: u8) -> Vec<String> {
+    let forwarder = namespace::name(id, Host::Forwarder);
+    hosts(proxies)
+        .filter(|host| *host != Host::Forwarder)
+        .map(|host| {
+            format!(
+                "link add to-{host} address {near} netns {forwarder} type veth \
+                 peer name {host} address {far} netns {there}",
+                near = mac_text(host.forwarder_mac()),
+                far = mac_text(host.mac()),
+                there = namespace::name(id, host),
+            )
+        })
+        .collect()
+}
+
+/// `ip` lines, for the host's own namespace, that give it addresses, neighbours and routes.
+pub(super) fn addresses(host: Host, proxies: u8) -> Vec<String> {
+    let mut lines = vec!["link set lo up".to_owned()];
+    if host == Host::Forwarder {
+        lines.push(format!("address add {}/32 dev lo", vip(Family::V4)));
+        lines.push(format!("address add {}/128 dev lo nodad", vip(Family::V6)));
+        for other in hosts(proxies).filter(|other| *other != Host::Forwarder) {
+            let end = End {
+                device: format!("to-{other}"),
+                own: |family| other.gateway(family),
+                peer: |family| other.address(family),
+                peer_mac: other.mac(),
+            };
+            lines.extend(end.lines());
+        }
+        return lines;
+    }
+    let end = End {
+        device: host.to_string(),
+        own: |family| host.address(family),
+        peer: |family| host.gateway(family),
+        peer_mac: host.forwarder_mac(),
+    };
+    lines.extend(end.lines());
+    lines.extend([Family::V4, Family::V6].map(|family| {
+        let gateway = host.gateway(family);
+        format!("route add default via {gateway}")
+    }));
+    lines
+}
+
+/// One end of a veth pair.
+struct End<Own, Peer> {
+    device: String,
+    own: Own,
+    peer: Peer,
+    peer_mac: Mac,
+}
+
+impl<Own: Fn(Family) -> IpAddr, Peer: Fn(Family) -> IpAddr> End<Own, Peer> {
+    fn lines(&self) -> Vec<String> {
+        let device = &self.device;
+        let mac = mac_text(self.peer_mac);
+        let mut lines = vec![
+            format!("link set {device} up"),
+            format!("address add {}/24 dev {device}", (self.own)(Family::V4)),
+            format!(
+                "address add {}/64 dev {device} nodad",
+                (self.own)(Family::V6)
+            ),
+        ];
+        lines.extend([Family::V4, Family::V6].map(|family| {
+            let peer = (self.peer)(family);
+            format!("neighbor replace {peer} lladdr {mac} dev {device} nud permanent")
+        }));
+        lines
+    }
+}
+
+/// Settings under `/proc/sys/net`, written before there are interfaces so that these inherit them.
+pub(super) fn sysctls(host: Host) -> Vec<(&'static str, &'static str)> {
+    let mut settings = vec![
+        ("ipv6/conf/all/accept_dad", "0"),
+        ("ipv6/conf/default/accept_dad", "0"),
+        ("ipv6/conf/default/router_solicitations", "0"),
+        ("ipv6/conf/all/disable_ipv6", "0"),
+    ];
+    if host == Host::Forwarder {
+        settings.extend([
+            ("ipv4/ip_forward", "1"),
+            ("ipv6/conf/all/forwarding", "1"),
+            ("ipv4/conf/all/rp_filter", "0"),
+            ("ipv4/conf/default/rp_filter", "0"),
+            ("ipv4/conf/all/send_redirects", "0"),
+            ("ipv4/conf/default/send_redirects", "0"),
+        ]);
+    }
+    settings
+}

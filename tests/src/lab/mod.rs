@@ -1,0 +1,280 @@
+//! A machine room in network namespaces: one client, one forwarder, some proxies, joined by veth pairs.
+//!
+//! Everything is made inside the namespaces; the root namespace never sees an interface. Addresses, MACs and
+//! names are fixed (see [`address`]), neighbours are permanent and duplicate address detection is off, so two runs
+//! of a test see the same packets.
+//!
+//! A lab goes when its last handle does, also when a test panics and on Ctrl-C or SIGTERM. What a killed process left
+//! behind is removed when the next lab is made. `lab up` makes one that stays until `lab down`.
+
+pub mod address;
+pub mod daemon;
+pub mod namespace;
+pub mod process;
+mod registry;
+mod teardown;
+
+use std::collections::BTreeMap;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result, bail, ensure};
+
+pub use address::{Family, Host, Mac, vip};
+pub use daemon::{Backend, Daemon, DaemonSpec, Service};
+pub use namespace::Namespace;
+pub use process::Process;
+
+/// How many proxies a lab can have: their number is one byte of their address, and 255 is the VIP's.
+pub const MAX_PROXIES: u8 = 254;
+
+/// A running lab. Clones are handles to the same one; it is torn down with the last of them.
+#[derive(Clone, Debug)]
+pub struct Lab {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    id: String,
+    proxies: u8,
+    namespaces: BTreeMap<Host, Namespace>,
+    lifetime: Lifetime,
+}
+
+/// Who takes a lab down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lifetime {
+    /// The last handle, or a signal.
+    Handle,
+    /// Only [`Lab::down`].
+    UntilDown,
+}
+
+impl Lab {
+    /// Makes a lab with `proxies` proxies that lives as long as its handles.
+    pub fn new(proxies: u8) -> Result<Self> {
+        static COUNTER: AtomicU32 = AtomicU32::new(0);
+        let id = format!(
+            "{}-{}",
+            std::process::id(),
+            COUNTER.fetch_add(1, Ordering::Relaxed)
+        );
+        Self::create(&id, proxies, Lifetime::Handle)
+    }
+
+    /// Makes a lab that stays when this process ends, until [`Lab::down`] with the same word.
+    ///
+    /// The word is up to 20 letters, digits and dashes and begins with a letter.
+    pub fn up(word: &str, proxies: u8) -> Result<Self> {
+        check_word(word)?;
+        Self::create(word, proxies, Lifetime::UntilDown)
+    }
+
+    /// A handle to a lab that [`Lab::up`] made, in this process or another.
+    pub fn attach(word: &str) -> Result<Self> {
+        check_word(word)?;
+        let names = namespace::names_of(word)?;
+        ensure!(
+            !names.is_empty(),
+            "no lab is up under the name {word}; make one with `cargo xtask lab up`"
+        );
+        let proxies = u8::try_from(names.len().saturating_sub(2))?;
+        let namespaces = open_namespaces(word, proxies)?;
+        Ok(Self::wrap(
+            word.to_owned(),
+            proxies,
+            namespaces,
+            Lifetime::UntilDown,
+        ))
+    }
+
+    /// Takes down the lab [`Lab::up`] made, with everything that runs in it. `false` if there was none.
+    pub fn down(word: &str) -> Result<bool> {
+        check_word(word)?;
+        require_root()?;
+        let found = !namespace::names_of(word)?.is_empty();
+        teardown::destroy(word, &[]);
+        Ok(found)
+    }
+
+    /// Removes the labs of processes that no longer live. Labs made by [`Lab::up`] stay.
+    pub fn clean_leftovers() -> Result<()> {
+        for id in namespace::leftover_ids(&teardown::directory_names())? {
+            teardown::destroy(&id, &[]);
+        }
+        Ok(())
+    }
+
+    fn create(id: &str, proxies: u8, lifetime: Lifetime) -> Result<Self> {
+        require_root()?;
+        ensure!(
+            (1..=MAX_PROXIES).contains(&proxies),
+            "a lab has 1 to {MAX_PROXIES} proxies, not {proxies}"
+        );
+        Self::clean_leftovers()?;
+        if !namespace::names_of(id)?.is_empty() {
+            bail!("the lab {id} is already up; `cargo xtask lab down` takes it down");
+        }
+        // A directory may be left of a lab of the same name that a reboot ended.
+        teardown::destroy(id, &[]);
+        if lifetime == Lifetime::Handle {
+            registry::add(id)?;
+        }
+        build(id, proxies)
+            .map(|namespaces| Self::wrap(id.to_owned(), proxies, namespaces, lifetime))
+            .inspect_err(|_| teardown::destroy(id, &registry::remove(id)))
+            .with_context(|| format!("making the lab {id} with {proxies} proxies failed"))
+    }
+
+    fn wrap(
+        id: String,
+        proxies: u8,
+        namespaces: BTreeMap<Host, Namespace>,
+        lifetime: Lifetime,
+    ) -> Self {
+        let inner = Inner {
+            id,
+            proxies,
+            namespaces,
+            lifetime,
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// The word between `sipfw-` and the host in this lab's namespace names.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.inner.id
+    }
+
+    /// How many proxies there are.
+    #[must_use]
+    pub fn proxies(&self) -> u8 {
+        self.inner.proxies
+    }
+
+    /// All hosts: client, forwarder, then the proxies.
+    #[must_use]
+    pub fn hosts(&self) -> Vec<Host> {
+        self.inner.namespaces.keys().copied().collect()
+    }
+
+    /// The namespace of a host. Fails for a proxy this lab does not have.
+    pub fn namespace(&self, host: Host) -> Result<&Namespace> {
+        self.inner
+            .namespaces
+            .get(&host)
+            .with_context(|| format!("the lab {} has no host {host}", self.id()))
+    }
+
+    /// A command that will run in the host's network namespace. Mounts stay those of this process, so that
+    /// `/sys/fs/bpf` is visible (`ip netns exec` would hide it).
+    pub fn command(&self, host: Host, program: impl AsRef<std::ffi::OsStr>) -> Result<Command> {
+        Ok(self.namespace(host)?.command(program))
+    }
+
+    /// Runs `work` on a thread of its own inside the host's namespace, and returns what it returned. Sockets opened
+    /// there stay in the namespace wherever they are used later.
+    pub fn enter<T: Send>(&self, host: Host, work: impl FnOnce() -> T + Send) -> Result<T> {
+        self.namespace(host)?.enter(work)
+    }
+
+    /// A directory (mode 0700) that goes with the lab: logs, configurations, statistics.
+    #[must_use]
+    pub fn dir(&self) -> PathBuf {
+        teardown::lab_dir(self.id())
+    }
+
+    /// Where a forwarder in this lab pins its maps.
+    #[must_use]
+    pub fn bpf_dir(&self) -> PathBuf {
+        teardown::bpf_dir(self.id())
+    }
+
+    /// The forwarder's interfaces, `to-client` first.
+    #[must_use]
+    pub fn forwarder_interfaces(&self) -> Vec<String> {
+        self.hosts()
+            .into_iter()
+            .filter_map(Host::forwarder_interface)
+            .collect()
+    }
+
+    fn track(&self, pid: u32) {
+        if self.inner.lifetime == Lifetime::Handle {
+            registry::track(self.id(), pid);
+        }
+    }
+
+    fn untrack(&self, pid: u32) {
+        registry::untrack(self.id(), pid);
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if self.lifetime == Lifetime::Handle {
+            teardown::destroy(&self.id, &registry::remove(&self.id));
+        }
+    }
+}
+
+fn build(id: &str, proxies: u8) -> Result<BTreeMap<Host, Namespace>> {
+    make_dir(&teardown::lab_dir(id))?;
+    let names: Vec<_> = address::hosts(proxies)
+        .map(|host| namespace::name(id, host))
+        .collect();
+    namespace::add(&names)?;
+    let namespaces = open_namespaces(id, proxies)?;
+    for (host, namespace) in &namespaces {
+        namespace.set_sysctls(&address::sysctls(*host))?;
+    }
+    namespace::ip_batch(&address::links(id, proxies))?;
+    for (host, namespace) in &namespaces {
+        namespace.ip_batch(&address::addresses(*host, proxies))?;
+        namespace.set_offloads(*host, proxies)?;
+    }
+    Ok(namespaces)
+}
+
+fn open_namespaces(id: &str, proxies: u8) -> Result<BTreeMap<Host, Namespace>> {
+    address::hosts(proxies)
+        .map(|host| Ok((host, Namespace::open(&namespace::name(id, host))?)))
+        .collect()
+}
+
+fn make_dir(path: &Path) -> Result<()> {
+    // Not recursive: fails on anything that is already there, a link laid by somebody else included.
+    DirBuilder::new()
+        .mode(0o700)
+        .create(path)
+        .with_context(|| format!("cannot create {}", path.display()))
+}
+
+fn require_root() -> Result<()> {
+    // SAFETY: geteuid has no preconditions and cannot fail.
+    let uid = unsafe { libc::geteuid() };
+    ensure!(
+        uid == 0,
+        "the lab makes network namespaces and needs root; run it again with sudo"
+    );
+    Ok(())
+}
+
+fn check_word(word: &str) -> Result<()> {
+    let good = word.len() <= 20
+        && word.starts_with(|c: char| c.is_ascii_alphabetic())
+        && word.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    ensure!(
+        good,
+        "`{word}` cannot name a lab: use up to 20 letters, digits and dashes, a letter first"
+    );
+    Ok(())
+}

@@ -1,0 +1,180 @@
+//! The XDP program on single packets, by `BPF_PROG_TEST_RUN`: nothing is attached, nothing pinned.
+
+use std::{fs, path::Path, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result};
+use aya::{
+    Ebpf,
+    programs::{TestRun as _, TestRunOptions, Xdp},
+};
+use sip_forwarder::{
+    config::Config,
+    control::numbering::Numbering,
+    dataplane::{
+        KernelTables, Maps,
+        attach,
+        counters::Counters,
+        maps_load,
+        nexthop::NextHop,
+        publish,
+    },
+};
+use sip_forwarder_ebpf::{
+    abi::{Backend, BackendId, Macs},
+    verdict::{TABLE, Verdict},
+};
+
+/// The key of the hash in tests.
+pub const HASH_KEY: [u64; 2] = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
+/// What the kernel says a packet of a test run came in by: the loopback.
+pub const INGRESS: u32 = 1;
+/// MAC address of every backend's next hop.
+pub const NEXT_HOP: [u8; 6] = [2, 0, 0, 0, 0xb, 1];
+/// MAC address that packets to backends leave with.
+pub const OWN_MAC: [u8; 6] = [2, 0, 0, 0, 0xf, 1];
+/// Longest packet that comes out, in bytes.
+const OUT_LENGTH: usize = 4_096;
+
+/// What the program did with a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ran {
+    /// The XDP action.
+    pub action: Action,
+    /// The one verdict it counted.
+    pub verdict: Verdict,
+    /// The packet as it left.
+    pub frame: Vec<u8>,
+}
+
+/// An XDP action.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// The program failed.
+    Aborted,
+    /// Thrown away.
+    Drop,
+    /// To the kernel.
+    Pass,
+    /// Back by the interface it came in by.
+    Tx,
+    /// By another interface.
+    Redirect,
+}
+
+impl Action {
+    fn of(value: u32) -> Result<Self> {
+        [Self::Aborted, Self::Drop, Self::Pass, Self::Tx, Self::Redirect]
+            .get(value as usize)
+            .copied()
+            .with_context(|| format!("the program returned {value}, which is no XDP action"))
+    }
+}
+
+/// The program in the kernel, with tables of its own.
+pub struct Program {
+    ebpf: Ebpf,
+    maps: Arc<Maps>,
+    numbering: Numbering,
+    config: Config,
+}
+
+impl Program {
+    /// Loads the object file and fills its tables from a configuration; every backend is resolved,
+    /// by the interface packets come in by.
+    pub fn load(object: &Path, config: Config) -> Result<Self> {
+        let bytes = fs::read(object).with_context(|| format!("cannot read {}", object.display()))?;
+        let mut ebpf = maps_load(&bytes, &config.limits, None)?;
+        let maps = Arc::new(Maps::take(&mut ebpf)?);
+        attach::load_program(&mut ebpf)?;
+        let mut numbering = Numbering::default();
+        numbering.assign(&config);
+        let program = Self { ebpf, maps, numbering, config };
+        program.publish()?;
+        program.resolve_all(INGRESS)?;
+        Ok(program)
+    }
+
+    /// Fills the tables anew.
+    pub fn publish(&self) -> Result<()> {
+        Ok(publish::publish(&self.maps, &self.config, &self.numbering, HASH_KEY)?)
+    }
+
+    /// Makes every backend reachable by one interface.
+    pub fn resolve_all(&self, interface: u32) -> Result<()> {
+        let hop = NextHop { interface, macs: Macs::new(NEXT_HOP, OWN_MAC), mtu: 1_500 };
+        for id in self.backends() {
+            publish::set_next_hop(&self.maps, id, Some(&hop))?;
+        }
+        Ok(())
+    }
+
+    /// Numbers of all backends, in the order of the configuration.
+    #[must_use]
+    pub fn backends(&self) -> Vec<BackendId> {
+        let number = |s: &str, b: &sip_forwarder::config::Backend| Some(self.numbering.backend(s, &b.name, b.address)?.id());
+        self.config.services.iter().flat_map(|s| s.backends.iter().filter_map(|b| number(&s.name, b))).collect()
+    }
+
+    /// Changes a backend's entry.
+    pub fn change_backend(&self, id: BackendId, change: impl FnOnce(&mut Backend)) -> Result<()> {
+        let mut entry = self.maps.backends.get(u32::from(id.0))?;
+        change(&mut entry);
+        Ok(self.maps.backends.set(u32::from(id.0), entry)?)
+    }
+
+    /// The maps.
+    #[must_use]
+    pub fn maps(&self) -> &Arc<Maps> {
+        &self.maps
+    }
+
+    /// The tables as a worker sees them, over the same maps.
+    pub fn tables(&self) -> Result<KernelTables> {
+        Ok(KernelTables::new(Arc::clone(&self.maps), Arc::new(Counters::new(self.config.limits.backends)))?)
+    }
+
+    /// Runs one packet.
+    pub fn run(&self, frame: &[u8]) -> Result<Ran> {
+        let before = self.maps.verdicts()?;
+        let mut out = vec![0; OUT_LENGTH.max(frame.len())];
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        options.data_out = Some(&mut out);
+        options.repeat = 1;
+        let result = self.xdp(attach::PROGRAM)?.test_run(options).context("BPF_PROG_TEST_RUN failed")?;
+        out.truncate(result.data_size_out as usize);
+        let after = self.maps.verdicts()?;
+        let moved: Vec<Verdict> = TABLE
+            .iter()
+            .map(|entry| entry.verdict)
+            .filter(|v| after[v.number() as usize] != before[v.number() as usize])
+            .collect();
+        anyhow::ensure!(moved.len() == 1, "one packet must count one verdict, not {moved:?}");
+        Ok(Ran { action: Action::of(result.return_value)?, verdict: moved[0], frame: out })
+    }
+
+    /// Mean time of `repeat` runs over one packet, each seeing it as the one before left it.
+    pub fn time(&self, program: &str, frame: &[u8], repeat: u32) -> Result<Duration> {
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        options.repeat = repeat;
+        Ok(self.xdp(program)?.test_run(options).context("BPF_PROG_TEST_RUN failed")?.duration)
+    }
+
+    /// Loads another program of the object beside the first.
+    pub fn load_other(&mut self, name: &str) -> Result<()> {
+        let program: &mut Xdp = self.ebpf.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?;
+        Ok(program.load()?)
+    }
+
+    /// Instructions the verifier went through, and bytes of machine code.
+    pub fn size(&self) -> Result<(u32, u32)> {
+        let info = self.xdp(attach::PROGRAM)?.info()?;
+        let verified = info.verified_instruction_count().context("this kernel does not tell verified instructions")?;
+        Ok((verified, info.size_jitted()))
+    }
+
+    fn xdp(&self, name: &str) -> Result<&Xdp> {
+        Ok(self.ebpf.program(name).with_context(|| format!("no program {name}"))?.try_into()?)
+    }
+}

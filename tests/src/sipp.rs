@@ -1,0 +1,346 @@
+//! `SIPp` as caller (UAC) in the client's namespace and as called party (UAS) in the proxies'.
+//!
+//! ```no_run
+//! use sip_forwarder_tests::lab::{Host, Lab};
+//! use sip_forwarder_tests::sipp::{CallOptions, Uas, run_calls};
+//!
+//! # fn main() -> anyhow::Result<()> {
+//! let lab = Lab::new(1)?;
+//! let options = CallOptions { calls: 200, rate: 200, ..CallOptions::default() };
+//! let uas = Uas::start(&lab, Host::Proxy(1), Host::Proxy(1).socket(options.family, 5060))?;
+//! let target = Host::Proxy(1).socket(options.family, 5060);
+//! let report = run_calls(&lab, &options, target, &[uas.call_log()], &mut |_| {})?;
+//! assert_eq!((report.failed, report.split_calls), (0, 0));
+//! # Ok(())
+//! # }
+//! ```
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+
+use crate::calls::{self, BackendCalls, CallLog};
+use crate::lab::process::poll;
+use crate::lab::{Family, Host, Lab, Process};
+
+const UAC: &str = include_str!("scenarios/uac.xml");
+const UAS: &str = include_str!("scenarios/uas.xml");
+const START: Duration = Duration::from_secs(10);
+/// More than a second of traffic; the kernel caps it at `net.core.rmem_max`.
+const SOCKET_BUFFER: &str = "4194304";
+/// What stands before `METHOD Call-ID` in a UAS's log.
+const MARKER: &str = "CALL ";
+/// `SIPp` ends with 0 when all calls succeeded and with 1 when some failed; all else is a fault of its own.
+const RAN: [i32; 2] = [0, 1];
+
+/// What calls to make.
+#[derive(Clone, Copy, Debug)]
+pub struct CallOptions {
+    /// How many.
+    pub calls: u32,
+    /// How many to begin per second.
+    pub rate: u32,
+    /// IPv4 or IPv6.
+    pub family: Family,
+    /// How long a call is held between ACK and BYE.
+    pub hold: Duration,
+    /// Whether the caller sends again what is not answered (off: one lost packet is one failed call).
+    pub retransmit: bool,
+    /// When to give up; calls that are not done by then count as failed.
+    pub deadline: Duration,
+    /// The caller's port.
+    pub local_port: u16,
+}
+
+impl Default for CallOptions {
+    fn default() -> Self {
+        Self {
+            calls: 100,
+            rate: 100,
+            family: Family::V4,
+            hold: Duration::ZERO,
+            retransmit: true,
+            deadline: Duration::from_mins(1),
+            local_port: 5061,
+        }
+    }
+}
+
+/// How far a run is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Calls begun.
+    pub created: u64,
+    /// Calls that ended well.
+    pub successful: u64,
+    /// Calls that ended otherwise.
+    pub failed: u64,
+    /// Requests sent again.
+    pub retransmissions: u64,
+}
+
+impl Progress {
+    /// Calls that ended.
+    #[must_use]
+    pub fn completed(&self) -> u64 {
+        self.successful + self.failed
+    }
+}
+
+/// What became of the calls.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CallReport {
+    /// Calls begun.
+    pub created: u64,
+    /// Calls that ended well.
+    pub successful: u64,
+    /// All others that were asked for: refused, torn, without an answer, or not done at the deadline.
+    pub failed: u64,
+    /// Requests the caller sent again.
+    pub retransmissions: u64,
+    /// Calls of which more than one backend saw a request.
+    pub split_calls: u64,
+    /// Calls per backend.
+    pub backends: Vec<BackendCalls>,
+    /// How long it took.
+    pub seconds: f64,
+    /// Whether the deadline ended it.
+    pub timed_out: bool,
+}
+
+/// `SIPp` answering calls in one namespace, until it is dropped.
+#[derive(Debug)]
+pub struct Uas {
+    process: Process,
+    log: CallLog,
+}
+
+impl Uas {
+    /// Starts it on `address` and waits until it listens.
+    pub fn start(lab: &Lab, host: Host, address: SocketAddr) -> Result<Self> {
+        let stem = format!("uas-{}-{host}-{}", unique(), address.port());
+        let calls = lab.dir().join(format!("{stem}.calls"));
+        let mut command = sipp(lab, host, &stem, UAS, address)?;
+        command.arg("-trace_logs").arg("-log_file").arg(&calls);
+        let output = lab.dir().join(format!("{stem}.log"));
+        let mut process = Process::start(lab, host, command, &output)?;
+        process
+            .wait_for_udp_port(address.port(), START)
+            .with_context(|| format!("the SIPp UAS at {address} did not start"))?;
+        Ok(Self {
+            process,
+            log: CallLog::new(host, calls, MARKER),
+        })
+    }
+
+    /// One on port 5060 of every proxy.
+    pub fn start_all(lab: &Lab, family: Family) -> Result<Vec<Self>> {
+        (1..=lab.proxies())
+            .map(Host::Proxy)
+            .map(|host| Self::start(lab, host, host.socket(family, 5060)))
+            .collect()
+    }
+
+    /// Which calls it saw since it was started.
+    #[must_use]
+    pub fn call_log(&self) -> CallLog {
+        self.log.clone()
+    }
+
+    /// The process, to kill it in the middle of something.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+}
+
+/// A caller that is under way. Dropping it ends it.
+#[derive(Debug)]
+pub struct Uac {
+    process: Process,
+    statistics: PathBuf,
+    errors: PathBuf,
+    options: CallOptions,
+    started: Instant,
+}
+
+impl Uac {
+    /// Starts calling `target` from the client's namespace.
+    pub fn start(lab: &Lab, options: &CallOptions, target: SocketAddr) -> Result<Self> {
+        let stem = format!("uac-{}", unique());
+        let file = |kind: &str| lab.dir().join(format!("{stem}.{kind}"));
+        let own = Host::Client.socket(options.family, options.local_port);
+        let mut command = sipp(lab, Host::Client, &stem, UAC, own)?;
+        command
+            .args(["-m", &options.calls.to_string()])
+            .args(["-l", &options.calls.to_string()])
+            .args(["-r", &options.rate.to_string()])
+            .args(["-d", &options.hold.as_millis().to_string()])
+            .args(["-trace_stat", "-fd", "200ms", "-stf"])
+            .arg(file("csv"))
+            .args(["-trace_err", "-error_file"])
+            .arg(file("errors"));
+        if !options.retransmit {
+            command.arg("-nr");
+        }
+        command.arg(target.to_string());
+        Ok(Self {
+            process: Process::start(lab, Host::Client, command, &file("log"))?,
+            statistics: file("csv"),
+            errors: file("errors"),
+            options: *options,
+            started: Instant::now(),
+        })
+    }
+
+    /// How far it is by the statistics, which `SIPp` writes five times a second. Zeroes before the first.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        fs::read_to_string(&self.statistics)
+            .ok()
+            .and_then(|csv| parse_statistics(&csv))
+            .unwrap_or_default()
+    }
+
+    /// The file in which `SIPp` says what was unexpected. It exists once something was.
+    #[must_use]
+    pub fn errors(&self) -> &Path {
+        &self.errors
+    }
+
+    /// Waits for the end of the calls or the deadline, telling `progress` whenever the numbers change. Backends are
+    /// not counted here: [`run_calls`] does both.
+    pub fn finish(mut self, progress: &mut dyn FnMut(Progress)) -> Result<CallReport> {
+        let mut last = Progress::default();
+        let left = self.options.deadline.saturating_sub(self.started.elapsed());
+        let ended = poll(left, || {
+            let ended = self.process.ended()?;
+            let now = self.progress();
+            if now != last {
+                progress(now);
+                last = now;
+            }
+            Ok(ended)
+        })?;
+        let seconds = self.started.elapsed().as_secs_f64();
+        match ended {
+            Some(status) => self.check_exit(status)?,
+            None => self.process.kill()?,
+        }
+        let end = self.progress();
+        Ok(CallReport {
+            created: end.created,
+            successful: end.successful,
+            failed: u64::from(self.options.calls).saturating_sub(end.successful),
+            retransmissions: end.retransmissions,
+            split_calls: 0,
+            backends: Vec::new(),
+            seconds,
+            timed_out: ended.is_none(),
+        })
+    }
+
+    fn check_exit(&self, status: ExitStatus) -> Result<()> {
+        if status.code().is_some_and(|code| RAN.contains(&code)) {
+            return Ok(());
+        }
+        let errors = fs::read_to_string(&self.errors).unwrap_or_default();
+        bail!(
+            "the SIPp UAC did not run ({status}); its output ends with\n{}\n{}",
+            self.process.log_tail(),
+            errors.lines().take(5).collect::<Vec<_>>().join("\n")
+        )
+    }
+}
+
+/// Makes calls to `target` and afterwards reads in the backends' logs who got them.
+pub fn run_calls(
+    lab: &Lab,
+    options: &CallOptions,
+    target: SocketAddr,
+    backends: &[CallLog],
+    progress: &mut dyn FnMut(Progress),
+) -> Result<CallReport> {
+    let report = Uac::start(lab, options, target)?.finish(progress)?;
+    report.with_backends(backends)
+}
+
+impl CallReport {
+    /// The same report with what the backends' logs say.
+    pub fn with_backends(mut self, backends: &[CallLog]) -> Result<Self> {
+        let seen = backends
+            .iter()
+            .map(CallLog::read)
+            .collect::<Result<Vec<_>>>()?;
+        self.split_calls = calls::split(&seen).len() as u64;
+        self.backends = calls::per_backend(&seen);
+        Ok(self)
+    }
+}
+
+/// A number for the files of one start, so that a restarted backend does not write over what it saw before.
+pub(crate) fn unique() -> u32 {
+    static STARTS: AtomicU32 = AtomicU32::new(0);
+    STARTS.fetch_add(1, Ordering::Relaxed)
+}
+
+/// `SIPp` with what both ends have in common.
+fn sipp(lab: &Lab, host: Host, stem: &str, scenario: &str, own: SocketAddr) -> Result<Command> {
+    let file = lab.dir().join(format!("{stem}.xml"));
+    fs::write(&file, scenario).with_context(|| format!("cannot write {}", file.display()))?;
+    let mut command = lab.command(host, "sipp")?;
+    command
+        .current_dir(lab.dir())
+        .env("TERM", "dumb")
+        .arg("-sf")
+        .arg(&file)
+        .args(["-i", &own.ip().to_string()])
+        .args(["-mi", &own.ip().to_string()])
+        .args(["-p", &own.port().to_string()])
+        .args(["-buff_size", SOCKET_BUFFER])
+        .args(["-nostdin", "-skip_rlimit"]);
+    Ok(command)
+}
+
+/// The last full line of `SIPp`'s statistics, by the names in the first.
+fn parse_statistics(csv: &str) -> Option<Progress> {
+    // What follows the last line break is being written.
+    let (full, _) = csv.rsplit_once('\n')?;
+    let mut lines = full.lines();
+    let names: Vec<_> = lines.next()?.split(';').collect();
+    let values: Vec<_> = lines.next_back()?.split(';').collect();
+    let field = |name| -> Option<u64> {
+        let column = names.iter().position(|known| *known == name)?;
+        values.get(column)?.parse().ok()
+    };
+    Some(Progress {
+        created: field("TotalCallCreated")?,
+        successful: field("SuccessfulCall(C)")?,
+        failed: field("FailedCall(C)")?,
+        retransmissions: field("Retransmissions(C)")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statistics_are_read_by_name_from_the_last_full_line() {
+        let csv = "Time;TotalCallCreated;SuccessfulCall(C);FailedCall(C);Retransmissions(C);\n\
+                   1;5;2;1;0;\n2;9;7;1;3;\n3;11;";
+        let expected = Progress {
+            created: 9,
+            successful: 7,
+            failed: 1,
+            retransmissions: 3,
+        };
+        assert_eq!(parse_statistics(csv), Some(expected));
+        assert_eq!(parse_statistics("Time;Total"), None);
+    }
+}

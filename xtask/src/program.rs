@@ -1,0 +1,70 @@
+//! `cargo xtask build`: the XDP program, and the daemon with it inside.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+
+use crate::{
+    digest,
+    setup::{self, Core, Toolchain},
+    shell::{cargo, root, run, say},
+};
+
+const TARGET: &str = "bpfel-unknown-none";
+const PROGRAM: &str = "sip-forwarder-xdp";
+
+/// BTF needs debug information; `v3` has 32-bit operations and atomics; without misaligned loads
+/// every word of a packet would be put together from bytes.
+const FLAGS: &str = "-Cdebuginfo=2 -Clink-arg=--btf -Ctarget-cpu=v3 -Ctarget-feature=+allows-misaligned-mem-access";
+
+/// Builds the XDP program unless it is there already, and returns its file.
+pub(crate) fn program() -> anyhow::Result<PathBuf> {
+    let folder = root().join("target/bpf");
+    let (object, stamp) = (folder.join(PROGRAM), folder.join(PROGRAM).with_extension("digest"));
+    let sources = root().join("forwarder-ebpf");
+    let wanted = digest::of(&sources);
+    let there = fs::read_to_string(&stamp).unwrap_or_default();
+    if object.is_file() && there == wanted {
+        return Ok(object);
+    }
+    let toolchain = setup::toolchain()?;
+    say("building the XDP program");
+    compile(&toolchain, &folder)?;
+    let built = folder.join(TARGET).join("release").join(PROGRAM);
+    fs::copy(&built, &object).with_context(|| format!("cannot copy {} to {}", built.display(), object.display()))?;
+    fs::write(&stamp, wanted).with_context(|| format!("cannot write {}", stamp.display()))?;
+    Ok(object)
+}
+
+fn compile(toolchain: &Toolchain, target_dir: &Path) -> anyhow::Result<()> {
+    let mut command = cargo();
+    command
+        .args(["build", "--quiet", "--release", "--package", "sip-forwarder-ebpf", "--bin", PROGRAM])
+        .args(["--no-default-features", "--features", "program", "--target", TARGET, "--target-dir"])
+        .arg(target_dir)
+        .env("RUSTC", &toolchain.rustc)
+        .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &toolchain.linker)
+        .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_RUSTFLAGS", FLAGS)
+        // aya-ebpf and the program use unstable features, of a compiler that need not be nightly.
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env_remove("RUSTC_WRAPPER");
+    if toolchain.core == Core::Built {
+        command.args(["-Z", "build-std=core"]);
+    }
+    run(&mut command)
+}
+
+/// Builds the daemon with the XDP program inside, and returns its file.
+pub(crate) fn daemon() -> anyhow::Result<PathBuf> {
+    program()?;
+    say("building sip-forwarder");
+    run(cargo().args(["build", "--quiet", "--release", "--package", "sip-forwarder"]))?;
+    let file = root().join("target/release/sip-forwarder");
+    say(&format!("built {}", file.display()));
+    Ok(file)
+}
