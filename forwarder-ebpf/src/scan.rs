@@ -25,7 +25,7 @@ const LENGTH_LIMIT: usize = 9_216;
 const SHORTEST: usize = 64;
 /// Lines that one scan looks at.
 const LINE_LIMIT: usize = 64;
-/// Steps of the line loop: each takes in a line, or a block without one.
+/// Steps of the line loop: each takes in a block or a line.
 const STEP_LIMIT: usize = SCAN_LIMIT / 32 + LINE_LIMIT;
 /// Longest host in Via or Route the fast path reads, in bytes.
 const HOST_LIMIT: usize = 64;
@@ -194,7 +194,7 @@ const ALL: Headers = (1 << HEADERS) - 1;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Lines {
     /// Offsets behind the name of each header's first line; meaningful if it was seen.
-    at: [usize; HEADERS],
+    at: [usize; HEADERS * 2],
     /// Which were not seen.
     missing: Headers,
     /// Offset of the first byte behind the block that `mask` is about.
@@ -343,9 +343,9 @@ fn find_lines<S: Source + ?Sized>(message: &S, lines: &mut Lines, required: Head
             let seen = over as u32 & 31;
             mask = message.blur(line_feeds(block) >> seen << seen);
             next = message.blur(next + 32 - over);
-            if mask == 0 {
-                continue;
-            }
+            // Back to the loop's head, where the verifier finds that it has been here before. It looks
+            // and remembers only now and then, and so each step is long and has one end.
+            continue;
         }
         let feed = (next + (mask as u64).trailing_zeros() as usize).wrapping_sub(32);
         mask = message.blur(mask & (mask - 1));
@@ -361,18 +361,17 @@ fn find_lines<S: Source + ?Sized>(message: &S, lines: &mut Lines, required: Head
         if word as u16 == u16::from_le_bytes(*b"\r\n") {
             return HEADER_END;
         }
-        // One branch for all lines that do not matter: the verifier goes on from each.
+        // No branch until it is noted: the verifier would go on separately from each line that matters
+        // and each that does not, and the processor would guess wrong.
         let name = &NAMES[(word & 31 | ends_name(word >> 8) << 5) as usize];
         let differs = (word | name.fold) & name.keep ^ name.text;
-        let same = !(differs | differs.wrapping_neg()) >> 63;
-        let matches = (same & ends_name(word >> (name.length * 8 & 63))) as usize;
+        let differs = message.blur((differs | differs.wrapping_neg()) as usize) >> (usize::BITS - 1);
+        let matches = ends_name(word >> (name.length * 8 & 63)) as usize & !differs;
         let header = name.header as usize % HEADERS;
-        let missing = lines.missing;
-        if missing & matches << header == 0 {
-            continue;
-        }
-        lines.at[header] = feed + 1 + name.length as usize;
-        let missing = message.blur(missing & !(1 << header));
+        let new = message.blur(lines.missing >> header & matches);
+        // What is not new is noted in a place nobody reads.
+        lines.at[header | HEADERS * (new ^ 1) & HEADERS] = feed + 1 + name.length as usize;
+        let missing = message.blur(lines.missing & !(new << header));
         lines.missing = missing;
         if missing & required == 0 {
             lines.next = next;

@@ -137,9 +137,9 @@ impl Daemon {
         );
         let mut process =
             Process::start(&self.lab, Host::Forwarder, self.cli(&["run"])?, &self.log)?;
-        let ready = process.wait_until("answers `status`", READY, || Ok(self.status().is_ok()));
+        process.wait_until("answers `status`", READY, || Ok(self.status().is_ok()))?;
         self.process = Some(process);
-        ready
+        Ok(())
     }
 
     /// What `sip-forwarder status --json` says.

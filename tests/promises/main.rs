@@ -1,0 +1,34 @@
+//! What the forwarder promises, one file per promise. The tests that need root (network namespaces,
+//! XDP) are counted as skipped without it.
+
+mod bad_input;
+mod calls;
+mod fragments;
+mod packets;
+mod slow_path;
+mod support;
+mod takeover;
+mod truncation;
+mod verdict_docs;
+
+use libtest_mimic::{Arguments, Trial};
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    // Labs share two cores with the traffic in them: one after the other, no message is late.
+    arguments.test_threads = Some(1);
+    let trials: Vec<Trial> = [
+        verdict_docs::trials(),
+        packets::trials(),
+        truncation::trials(),
+        bad_input::trials(),
+        calls::trials(),
+        fragments::trials(),
+        slow_path::trials(),
+        takeover::trials(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    libtest_mimic::run(&arguments, trials).exit();
+}
