@@ -15,7 +15,10 @@ include!("source_digest.rs");
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(xdp_object)");
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
-    let root = root.parent().expect("the package lies in the workspace").to_owned();
+    let root = root
+        .parent()
+        .expect("the package lies in the workspace")
+        .to_owned();
     let sources = root.join("forwarder-ebpf");
     let object = root.join("target/bpf/sip-forwarder-xdp");
     let digest = object.with_extension("digest");

@@ -226,19 +226,10 @@ fn line_feeds(block: [u64; 4]) -> usize {
     const fn gather(word: u64) -> u64 {
         ((word >> 7) & repeat(1)).wrapping_mul(0x0102_0408_1020_4080) >> 56
     }
-    let others = [
-        each_other(block[0], b'\n'),
-        each_other(block[1], b'\n'),
-        each_other(block[2], b'\n'),
-        each_other(block[3], b'\n'),
-    ];
-    if others[0] & others[1] & others[2] & others[3] & repeat(0x80) == repeat(0x80) {
-        return 0;
-    }
-    let gathered = gather(others[0])
-        | gather(others[1]) << 8
-        | gather(others[2]) << 16
-        | gather(others[3]) << 24;
+    let gathered = gather(each_other(block[0], b'\n'))
+        | gather(each_other(block[1], b'\n')) << 8
+        | gather(each_other(block[2], b'\n')) << 16
+        | gather(each_other(block[3], b'\n')) << 24;
     (gathered ^ 0xffff_ffff) as usize
 }
 
@@ -330,7 +321,15 @@ const LIMIT: Found = 4;
 fn find_lines<S: Source + ?Sized>(message: &S, lines: &mut Lines, required: Headers) -> Found {
     let mut next = lines.next;
     let mut mask = lines.mask;
+    // The verifier looks whether it has been somewhere before only now and then: in a loop, at the
+    // first branch after a hundred instructions. So every step is longer than that and branches early:
+    // then it looks at the loop's head, where all ways meet.
     for _ in 0..STEP_LIMIT {
+        if lines.missing & required == 0 {
+            lines.next = next;
+            lines.mask = mask;
+            return FOUND;
+        }
         if mask == 0 {
             if next >= SCAN_LIMIT || next >= message.len() {
                 return LIMIT;
@@ -343,8 +342,6 @@ fn find_lines<S: Source + ?Sized>(message: &S, lines: &mut Lines, required: Head
             let seen = over as u32 & 31;
             mask = message.blur(line_feeds(block) >> seen << seen);
             next = message.blur(next + 32 - over);
-            // Back to the loop's head, where the verifier finds that it has been here before. It looks
-            // and remembers only now and then, and so each step is long and has one end.
             continue;
         }
         let feed = (next + (mask as u64).trailing_zeros() as usize).wrapping_sub(32);
@@ -365,7 +362,8 @@ fn find_lines<S: Source + ?Sized>(message: &S, lines: &mut Lines, required: Head
         // and each that does not, and the processor would guess wrong.
         let name = &NAMES[(word & 31 | ends_name(word >> 8) << 5) as usize];
         let differs = (word | name.fold) & name.keep ^ name.text;
-        let differs = message.blur((differs | differs.wrapping_neg()) as usize) >> (usize::BITS - 1);
+        let differs =
+            message.blur((differs | differs.wrapping_neg()) as usize) >> (usize::BITS - 1);
         let matches = ends_name(word >> (name.length * 8 & 63)) as usize & !differs;
         let header = name.header as usize % HEADERS;
         let new = message.blur(lines.missing >> header & matches);
@@ -373,11 +371,6 @@ fn find_lines<S: Source + ?Sized>(message: &S, lines: &mut Lines, required: Head
         lines.at[header | HEADERS * (new ^ 1) & HEADERS] = feed + 1 + name.length as usize;
         let missing = message.blur(lines.missing & !(new << header));
         lines.missing = missing;
-        if missing & required == 0 {
-            lines.next = next;
-            lines.mask = mask;
-            return FOUND;
-        }
     }
     LIMIT
 }
@@ -412,7 +405,11 @@ fn value_at<S: Source + ?Sized>(
         if byte == b':' && colon == 0 {
             colon = message.blur(1);
         } else if !is_blank(byte) {
-            return if colon == 0 { Err(odd) } else { Ok(message.blur(at)) };
+            return if colon == 0 {
+                Err(odd)
+            } else {
+                Ok(message.blur(at))
+            };
         }
         at = message.blur(at + 1);
     }
@@ -787,18 +784,19 @@ pub fn scan<S: Source + ?Sized>(
     }
     let first = message.u64_at(0).ok_or(Verdict::PassedShort)?;
     let start = message.blur(start_line(first).ok_or(Verdict::PassedStartLine)?);
-    if start & OPTIONS != 0 && !uri_has_user(message) {
+    // Blurred anew for each question, so that what one answer tells is forgotten before the next.
+    if message.blur(start) & OPTIONS != 0 && !uri_has_user(message) {
         return Err(Verdict::PassedForwarder);
     }
-    let wanted = message.blur(wanted_headers(start));
+    let wanted = message.blur(wanted_headers(message.blur(start)));
     lines.begin(message);
     search(message, lines, wanted)?;
     // A Route may be missing; the rest may not.
     if !lines.has(wanted & !(1 << ROUTE)) {
         return Err(Verdict::PassedHeaderEnd);
     }
-    let role = role_of(message, start, lines)?;
-    if start & STARTING != 0 && role == Role::InDialog && !lines.has(1 << ROUTE) {
+    let role = role_of(message, message.blur(start), lines)?;
+    if message.blur(start) & STARTING != 0 && role == Role::InDialog && !lines.has(1 << ROUTE) {
         search(message, lines, 1 << ROUTE)?;
     }
     let value = value_at(message, lines.at[CALL_ID], Verdict::PassedCallId)?;

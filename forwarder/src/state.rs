@@ -16,7 +16,9 @@ use crate::control::numbering::Numbering;
 #[derive(Debug, Error)]
 pub enum StateError {
     /// Reading or writing failed.
-    #[error("cannot {what} {path}: {source}; forwarder.state_dir must be a folder this user may write")]
+    #[error(
+        "cannot {what} {path}: {source}; forwarder.state_dir must be a folder this user may write"
+    )]
     Io {
         /// What was tried.
         what: &'static str,
@@ -26,7 +28,9 @@ pub enum StateError {
         source: io::Error,
     },
     /// The file is not ours, or damaged.
-    #[error("{path} is damaged: {source}; restore it, or move it away to start anew (the hash key changes: calls that are up may move)")]
+    #[error(
+        "{path} is damaged: {source}; restore it, or move it away to start anew (the hash key changes: calls that are up may move)"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -34,7 +38,9 @@ pub enum StateError {
         source: serde_json::Error,
     },
     /// Another daemon has the folder.
-    #[error("another sip-forwarder runs with {0}; stop it first, or give this one a state_dir, bpf_dir and api_socket of its own")]
+    #[error(
+        "another sip-forwarder runs with {0}; stop it first, or give this one a state_dir, bpf_dir and api_socket of its own"
+    )]
     Locked(PathBuf),
 }
 
@@ -75,7 +81,10 @@ impl StateDir {
         if unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
             return Err(StateError::Locked(path.to_owned()));
         }
-        Ok(Self { path: path.to_owned(), _lock: lock })
+        Ok(Self {
+            path: path.to_owned(),
+            _lock: lock,
+        })
     }
 
     fn file(&self) -> PathBuf {
@@ -86,11 +95,15 @@ impl StateDir {
     pub fn read(&self) -> Result<Option<State>, StateError> {
         let path = self.file();
         match fs::read(&path) {
-            Ok(bytes) => {
-                serde_json::from_slice(&bytes).map(Some).map_err(|source| StateError::Damaged { path, source })
-            }
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map(Some)
+                .map_err(|source| StateError::Damaged { path, source }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(StateError::Io { what: "read", path, source }),
+            Err(source) => Err(StateError::Io {
+                what: "read",
+                path,
+                source,
+            }),
         }
     }
 
@@ -98,13 +111,21 @@ impl StateDir {
     pub fn write(&self, state: &State) -> Result<(), StateError> {
         let (path, new) = (self.file(), self.path.join("state.json.new"));
         let write = || -> io::Result<()> {
-            let mut file =
-                OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&new)?;
             file.write_all(&serde_json::to_vec_pretty(state)?)?;
             file.sync_all()?;
             fs::rename(&new, &path)
         };
-        write().map_err(|source| StateError::Io { what: "write", path: path.clone(), source })
+        write().map_err(|source| StateError::Io {
+            what: "write",
+            path: path.clone(),
+            source,
+        })
     }
 }
 
@@ -114,9 +135,14 @@ pub fn new_hash_key() -> Result<[u64; 2], StateError> {
     let mut bytes = [0; 16];
     File::open(path)
         .and_then(|mut file| file.read_exact(&mut bytes))
-        .map_err(|source| StateError::Io { what: "read", path: path.to_owned(), source })?;
+        .map_err(|source| StateError::Io {
+            what: "read",
+            path: path.to_owned(),
+            source,
+        })?;
     let [a, b] = [&bytes[..8], &bytes[8..]].map(|half| {
-        half.iter().fold(0, |word, &byte| word << 8 | u64::from(byte))
+        half.iter()
+            .fold(0, |word, &byte| word << 8 | u64::from(byte))
     });
     Ok([a, b])
 }
@@ -131,10 +157,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let dir = StateDir::lock(folder.path()).unwrap();
         assert_eq!(dir.read().unwrap(), None);
-        let state = State { hash_key: new_hash_key().unwrap(), numbering: Numbering::default() };
+        let state = State {
+            hash_key: new_hash_key().unwrap(),
+            numbering: Numbering::default(),
+        };
         dir.write(&state).unwrap();
         assert_eq!(dir.read().unwrap(), Some(state));
-        let mode = fs::metadata(folder.path().join("state.json")).unwrap().permissions().mode();
+        let mode = fs::metadata(folder.path().join("state.json"))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 
@@ -142,7 +174,10 @@ mod tests {
     fn the_folder_is_one_daemons_at_a_time() {
         let folder = tempfile::tempdir().unwrap();
         let first = StateDir::lock(folder.path()).unwrap();
-        assert!(matches!(StateDir::lock(folder.path()), Err(StateError::Locked(_))));
+        assert!(matches!(
+            StateDir::lock(folder.path()),
+            Err(StateError::Locked(_))
+        ));
         drop(first);
         StateDir::lock(folder.path()).unwrap();
     }

@@ -13,16 +13,47 @@ pub(crate) fn trials() -> Vec<Trial> {
         as_root(&format!("bad_input::{name}"), move || refused(change, says))
     };
     vec![
-        case("no_such_interface", |c| c.replace("\"to-p1\"", "\"eth77\""), &["eth77", "ip link"]),
-        case("vip_not_here", |c| c.replace("10.210.255.1", "10.210.255.9"), &["10.210.255.9", "ip address add"]),
-        case("weight_zero", |c| c.replace("weight = 1", "weight = 0"), &["weight 0", "1 to"]),
-        case("weight_70000", |c| c.replace("weight = 1", "weight = 70000"), &["weight 70000", "1 to"]),
-        case("unknown_key", |c| c.replace("weight = 1", "wait = 1"), &["wait", "weight"]),
-        case("no_route_to_backend", |c| c.replace("10.210.1.2", "203.0.113.7"), &["203.0.113.7", "route"]),
-        case("two_services_on_one_vip", two_services, &["10.210.255.1:5060", "`lab`", "`other`"]),
+        case(
+            "no_such_interface",
+            |c| c.replace("\"to-p1\"", "\"eth77\""),
+            &["eth77", "ip link"],
+        ),
+        case(
+            "vip_not_here",
+            |c| c.replace("10.210.255.1", "10.210.255.9"),
+            &["10.210.255.9", "ip address add"],
+        ),
+        case(
+            "weight_zero",
+            |c| c.replace("weight = 1", "weight = 0"),
+            &["weight 0", "1 to"],
+        ),
+        case(
+            "weight_70000",
+            |c| c.replace("weight = 1", "weight = 70000"),
+            &["weight 70000", "1 to"],
+        ),
+        case(
+            "unknown_key",
+            |c| c.replace("weight = 1", "wait = 1"),
+            &["wait", "weight"],
+        ),
+        case(
+            "no_route_to_backend",
+            |c| c.replace("10.210.1.2", "203.0.113.7"),
+            &["203.0.113.7", "route"],
+        ),
+        case(
+            "two_services_on_one_vip",
+            two_services,
+            &["10.210.255.1:5060", "`lab`", "`other`"],
+        ),
         as_root("bad_input::missing_capability", missing_capability),
         as_root("bad_input::second_daemon", second_daemon),
-        as_root("bad_input::another_xdp_program", another_folder_same_interface),
+        as_root(
+            "bad_input::another_xdp_program",
+            another_folder_same_interface,
+        ),
     ]
 }
 
@@ -59,20 +90,41 @@ fn config_text(lab: &Lab) -> Result<String> {
 fn expect_refusal(command: &mut Command, says: &[&str]) -> Result<()> {
     let output = command.output().context("cannot start sip-forwarder")?;
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    ensure!(output.status.code() == Some(2), "exit status {:?}, not 2: {text}", output.status.code());
-    let faults: Vec<&str> = text.lines().filter(|line| line.starts_with("sip-forwarder: ")).collect();
+    ensure!(
+        output.status.code() == Some(2),
+        "exit status {:?}, not 2: {text}",
+        output.status.code()
+    );
+    let faults: Vec<&str> = text
+        .lines()
+        .filter(|line| line.starts_with("sip-forwarder: "))
+        .collect();
     ensure!(faults.len() == 1, "not one line: {text}");
     for word in says {
-        ensure!(faults[0].contains(word), "`{word}` is not in: {}", faults[0]);
+        ensure!(
+            faults[0].contains(word),
+            "`{word}` is not in: {}",
+            faults[0]
+        );
     }
     Ok(())
 }
 
 fn nothing_left(lab: &Lab) -> Result<()> {
-    ensure!(!lab.bpf_dir().exists(), "{} is left", lab.bpf_dir().display());
-    let links = lab.command(Host::Forwarder, "ip")?.args(["-o", "link"]).output()?;
+    ensure!(
+        !lab.bpf_dir().exists(),
+        "{} is left",
+        lab.bpf_dir().display()
+    );
+    let links = lab
+        .command(Host::Forwarder, "ip")?
+        .args(["-o", "link"])
+        .output()?;
     let links = String::from_utf8_lossy(&links.stdout).into_owned();
-    ensure!(!links.contains("xdp"), "a program is left attached: {links}");
+    ensure!(
+        !links.contains("xdp"),
+        "a program is left attached: {links}"
+    );
     Ok(())
 }
 
@@ -81,7 +133,14 @@ fn missing_capability() -> Result<()> {
     let file = lab.dir().join("good.toml");
     fs::write(&file, config_text(&lab)?)?;
     let mut command = lab.command(Host::Forwarder, "setpriv")?;
-    command.args(["--bounding-set", "-bpf,-sys_admin", "--inh-caps", "-bpf,-sys_admin"]).arg(daemon_file()?);
+    command
+        .args([
+            "--bounding-set",
+            "-bpf,-sys_admin",
+            "--inh-caps",
+            "-bpf,-sys_admin",
+        ])
+        .arg(daemon_file()?);
     expect_refusal(command.args(["run", "--config"]).arg(&file), &["CAP_BPF"])?;
     nothing_left(&lab)
 }
@@ -89,8 +148,14 @@ fn missing_capability() -> Result<()> {
 fn second_daemon() -> Result<()> {
     let (lab, daemon) = forwarding_lab(1, Family::V4)?;
     let mut command = lab.command(Host::Forwarder, daemon_file()?)?;
-    expect_refusal(command.args(["run", "--config"]).arg(daemon.config()), &["another sip-forwarder", "stop it"])?;
-    ensure!(daemon.status()?["xdp_mode"] == "native", "the first daemon suffered");
+    expect_refusal(
+        command.args(["run", "--config"]).arg(daemon.config()),
+        &["another sip-forwarder", "stop it"],
+    )?;
+    ensure!(
+        daemon.status()?["xdp_mode"] == "native",
+        "the first daemon suffered"
+    );
     Ok(())
 }
 
@@ -110,9 +175,15 @@ fn another_folder_same_interface() -> Result<()> {
     let file = lab.dir().join("second.toml");
     fs::write(&file, second)?;
     let mut command = lab.command(Host::Forwarder, daemon_file()?)?;
-    expect_refusal(command.args(["run", "--config"]).arg(&file), &["to-client", "already has an XDP program"])?;
+    expect_refusal(
+        command.args(["run", "--config"]).arg(&file),
+        &["to-client", "already has an XDP program"],
+    )?;
     let left = format!("{}-second", lab.bpf_dir().display());
     ensure!(!std::path::Path::new(&left).exists(), "{left} is left");
-    ensure!(daemon.status()?["xdp_mode"] == "native", "the first daemon suffered");
+    ensure!(
+        daemon.status()?["xdp_mode"] == "native",
+        "the first daemon suffered"
+    );
     Ok(())
 }

@@ -40,18 +40,43 @@ fn kamailio(family: Family) -> Result<()> {
 }
 
 fn play(lab: &Lab, family: Family, logs: &[CallLog]) -> Result<CallReport> {
-    let options = CallOptions { calls: CALLS, rate: RATE, family, deadline: Duration::from_secs(30), ..Default::default() };
+    let options = CallOptions {
+        calls: CALLS,
+        rate: RATE,
+        family,
+        deadline: Duration::from_secs(30),
+        ..Default::default()
+    };
     run_calls(lab, &options, vip_socket(family), logs, &mut |_| {})
 }
 
 fn check(report: &CallReport, daemon: &Daemon) -> Result<()> {
-    ensure!(report.failed == 0, "{} calls failed: {report:?}", report.failed);
-    ensure!(report.split_calls == 0, "{} calls were torn: {report:?}", report.split_calls);
-    ensure!(report.backends.iter().all(|b| b.calls > 0), "a proxy got no call: {report:?}");
+    ensure!(
+        report.failed == 0,
+        "{} calls failed: {report:?}",
+        report.failed
+    );
+    ensure!(
+        report.split_calls == 0,
+        "{} calls were torn: {report:?}",
+        report.split_calls
+    );
+    ensure!(
+        report.backends.iter().all(|b| b.calls > 0),
+        "a proxy got no call: {report:?}"
+    );
     let status = daemon.status()?;
     let fast = status["messages"]["fast"].as_u64().unwrap_or(0);
     let slow = status["messages"]["slow"].as_u64().unwrap_or(0);
-    ensure!(slow * 1_000 <= fast, "only {fast} of {} messages took the fast path", fast + slow);
-    ensure!(fast >= u64::from(CALLS) * 7, "{fast} messages for {CALLS} calls of seven: {:#}", status["verdicts"]);
+    ensure!(
+        slow * 1_000 <= fast,
+        "only {fast} of {} messages took the fast path",
+        fast + slow
+    );
+    ensure!(
+        fast >= u64::from(CALLS) * 7,
+        "{fast} messages for {CALLS} calls of seven: {:#}",
+        status["verdicts"]
+    );
     Ok(())
 }

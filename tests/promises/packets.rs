@@ -21,7 +21,9 @@ pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
     for (name, family) in [("v4", Family::V4), ("v6", Family::V6)] {
         let mut add = |test: &str, run: fn(&Bench) -> Result<()>| {
-            trials.push(as_root(&format!("packets::{test}_{name}"), move || in_lab(family, run)));
+            trials.push(as_root(&format!("packets::{test}_{name}"), move || {
+                in_lab(family, run)
+            }));
         };
         add("requests_are_rewritten", requests_are_rewritten);
         add("a_call_keeps_its_backend", a_call_keeps_its_backend);
@@ -91,7 +93,12 @@ impl Bench {
 
     /// A frame from a backend to the client.
     fn to_client(&self, proxy: u8, payload: impl Into<Vec<u8>>) -> UdpFrame {
-        UdpFrame::new(Host::Proxy(proxy).socket(self.family, SIP_PORT), self.client, payload).hop_limit(HOPS)
+        UdpFrame::new(
+            Host::Proxy(proxy).socket(self.family, SIP_PORT),
+            self.client,
+            payload,
+        )
+        .hop_limit(HOPS)
     }
 
     pub(crate) fn run(&self, frame: &UdpFrame) -> Result<Ran> {
@@ -102,9 +109,20 @@ impl Bench {
     fn forwarded(&self, frame: &UdpFrame) -> Result<(u8, Verdict)> {
         let before = frame.build();
         let ran = self.program.run(&before)?;
-        ensure!(ran.action == Action::Tx, "{:?} {:?}", ran.action, ran.verdict);
-        let (was, is) = (parse(&before)?, parse(&ran.frame).context("the packet that left is not well")?);
-        ensure!(is.destination_mac == NEXT_HOP && is.source_mac == OWN_MAC, "wrong MAC addresses: {is:?}");
+        ensure!(
+            ran.action == Action::Tx,
+            "{:?} {:?}",
+            ran.action,
+            ran.verdict
+        );
+        let (was, is) = (
+            parse(&before)?,
+            parse(&ran.frame).context("the packet that left is not well")?,
+        );
+        ensure!(
+            is.destination_mac == NEXT_HOP && is.source_mac == OWN_MAC,
+            "wrong MAC addresses: {is:?}"
+        );
         ensure!(is.packet.hop_limit == HOPS - 1, "the hop was not counted");
         ensure!(is.vlans == was.vlans, "the VLAN tags changed");
         let (source, destination, payload) = is.datagram().context("no datagram left")?;
@@ -112,7 +130,10 @@ impl Bench {
         ensure!(source == self.client, "the source is {source}");
         ensure!(payload == sent, "the payload changed");
         let proxy = (1..=3).find(|&n| Host::Proxy(n).socket(self.family, SIP_PORT) == destination);
-        Ok((proxy.with_context(|| format!("it left for {destination}"))?, ran.verdict))
+        Ok((
+            proxy.with_context(|| format!("it left for {destination}"))?,
+            ran.verdict,
+        ))
     }
 
     /// Runs a frame that must be left to the slow path untouched.
@@ -123,8 +144,16 @@ impl Bench {
     fn untouched(&self, frame: &UdpFrame, action: Action, verdict: Verdict) -> Result<()> {
         let before = frame.build();
         let ran = self.program.run(&before)?;
-        ensure!((ran.action, ran.verdict) == (action, verdict), "{:?} {:?}, not {action:?} {verdict:?}", ran.action, ran.verdict);
-        ensure!(ran.frame == before, "a packet that was {action:?} is changed");
+        ensure!(
+            (ran.action, ran.verdict) == (action, verdict),
+            "{:?} {:?}, not {action:?} {verdict:?}",
+            ran.action,
+            ran.verdict
+        );
+        ensure!(
+            ran.frame == before,
+            "a packet that was {action:?} is changed"
+        );
         Ok(())
     }
 }
@@ -139,13 +168,18 @@ fn requests_are_rewritten(bench: &Bench) -> Result<()> {
     }
     ensure!(seen.iter().all(|&n| n > 5), "60 calls went {seen:?}");
     if bench.family == Family::V4 {
-        let frame = bench.to_vip(Message::invite().call_id("zero@client").build()).checksum(UdpChecksum::Zero);
+        let frame = bench
+            .to_vip(Message::invite().call_id("zero@client").build())
+            .checksum(UdpChecksum::Zero);
         let ran = bench.run(&frame)?;
         let is = parse(&ran.frame)?;
         let sip_forwarder_tests::frames::Content::Udp { checksum, .. } = is.packet.content else {
             anyhow::bail!("no datagram left")
         };
-        ensure!(checksum == 0, "an absent UDP checksum became {checksum:04x}");
+        ensure!(
+            checksum == 0,
+            "an absent UDP checksum became {checksum:04x}"
+        );
     }
     Ok(())
 }
@@ -153,25 +187,38 @@ fn requests_are_rewritten(bench: &Bench) -> Result<()> {
 fn a_call_keeps_its_backend(bench: &Bench) -> Result<()> {
     for n in 0..20 {
         let call_id = format!("keep-{n}@client");
-        let (home, _) = bench.forwarded(&bench.to_vip(Message::invite().call_id(&call_id).build()))?;
+        let (home, _) =
+            bench.forwarded(&bench.to_vip(Message::invite().call_id(&call_id).build()))?;
         let others = [
             Message::invite().call_id(&call_id).build(),
             Message::request("CANCEL").call_id(&call_id).build(),
-            Message::request("ACK").to_tag("x").call_id(&call_id).build(),
+            Message::request("ACK")
+                .to_tag("x")
+                .call_id(&call_id)
+                .build(),
             Message::bye().call_id(&call_id).build(),
             Message::bye().call_id(&call_id).compact().build(),
             Message::invite().to_tag("x").call_id(&call_id).build(),
-            Message::response(200, "OK", "INVITE").call_id(&call_id).build(),
+            Message::response(200, "OK", "INVITE")
+                .call_id(&call_id)
+                .build(),
         ];
         for message in others {
             let (proxy, _) = bench.forwarded(&bench.to_vip(message.clone()))?;
-            ensure!(proxy == home, "proxy {proxy}, not {home}:\n{}", String::from_utf8_lossy(&message));
+            ensure!(
+                proxy == home,
+                "proxy {proxy}, not {home}:\n{}",
+                String::from_utf8_lossy(&message)
+            );
         }
     }
     let recent = Message::invite().call_id("again@client").build();
     bench.forwarded(&bench.to_vip(recent.clone()))?;
     let (_, verdict) = bench.forwarded(&bench.to_vip(recent))?;
-    ensure!(verdict == Verdict::ForwardedRecent, "a repeated INVITE was {verdict:?}");
+    ensure!(
+        verdict == Verdict::ForwardedRecent,
+        "a repeated INVITE was {verdict:?}"
+    );
     Ok(())
 }
 
@@ -183,43 +230,80 @@ fn odd_messages(bench: &Bench) -> Result<()> {
         (text.replace("INVITE ", "FROB "), Verdict::PassedStartLine),
         (text.replace("From: ", "From:\r\n "), Verdict::PassedFolded),
         (text.replace("\r\n", "\n"), Verdict::PassedLineEnding),
-        (text.replace("Call-ID:", "X-Call-ID:"), Verdict::PassedHeaderEnd),
-        (text.replace("Call-ID: ", "Call-ID: a b"), Verdict::PassedCallId),
-        (text.replace("INVITE sip:service@", "OPTIONS sip:"), Verdict::PassedForwarder),
-        (bye.replace("BYE sip", &format!("BYE {}sip", "x".repeat(1_480))), Verdict::PassedScanLimit),
+        (
+            text.replace("Call-ID:", "X-Call-ID:"),
+            Verdict::PassedHeaderEnd,
+        ),
+        (
+            text.replace("Call-ID: ", "Call-ID: a b"),
+            Verdict::PassedCallId,
+        ),
+        (
+            text.replace("INVITE sip:service@", "OPTIONS sip:"),
+            Verdict::PassedForwarder,
+        ),
+        (
+            bye.replace("BYE sip", &format!("BYE {}sip", "x".repeat(1_480))),
+            Verdict::PassedScanLimit,
+        ),
     ];
     for (message, verdict) in cases {
-        bench.passed(&bench.to_vip(message.clone()), verdict).with_context(|| format!("{verdict:?}:\n{message}"))?;
+        bench
+            .passed(&bench.to_vip(message.clone()), verdict)
+            .with_context(|| format!("{verdict:?}:\n{message}"))?;
     }
     Ok(())
 }
 
 fn odd_packets(bench: &Bench) -> Result<()> {
     let invite = Message::invite().build();
-    bench.passed(&bench.to_vip(invite.clone()).hop_limit(1), Verdict::PassedTimeToLive)?;
-    let fragment = |offset, more| bench.to_vip(vec![b'x'; 800]).fragment(Fragment { offset, more, id: 77 });
+    bench.passed(
+        &bench.to_vip(invite.clone()).hop_limit(1),
+        Verdict::PassedTimeToLive,
+    )?;
+    let fragment = |offset, more| {
+        bench.to_vip(vec![b'x'; 800]).fragment(Fragment {
+            offset,
+            more,
+            id: 77,
+        })
+    };
     bench.passed(&fragment(0, true), Verdict::PassedFragment)?;
     bench.passed(&fragment(800, false), Verdict::PassedFragment)?;
     match bench.family {
         Family::V4 => {
             bench.forwarded(&bench.to_vip(invite.clone()).ipv4_options(&[1, 1, 1, 1]))?;
             bench.forwarded(&bench.to_vip(invite.clone()).ipv4_options(&[0x94, 4, 0, 0]))?;
-            bench.passed(&bench.to_vip(invite.clone()).ipv4_options(&[7, 7, 4, 0, 0, 0, 0]), Verdict::PassedIpOptions)?;
+            bench.passed(
+                &bench
+                    .to_vip(invite.clone())
+                    .ipv4_options(&[7, 7, 4, 0, 0, 0, 0]),
+                Verdict::PassedIpOptions,
+            )?;
         }
         Family::V6 => {
-            bench.passed(&bench.to_vip(invite.clone()).ipv6_extension(60, &[]), Verdict::PassedIpv6Extension)?;
+            bench.passed(
+                &bench.to_vip(invite.clone()).ipv6_extension(60, &[]),
+                Verdict::PassedIpv6Extension,
+            )?;
         }
     }
     let mut padded = bench.to_vip(invite.clone()).build();
     padded.extend_from_slice(&[0; 6]);
     let ran = bench.program.run(&padded)?;
-    ensure!((ran.action, ran.verdict) == (Action::Pass, Verdict::PassedTrailingBytes), "{:?}", ran.verdict);
+    ensure!(
+        (ran.action, ran.verdict) == (Action::Pass, Verdict::PassedTrailingBytes),
+        "{:?}",
+        ran.verdict
+    );
     for id in bench.program.backends() {
         bench.program.change_backend(id, |b| b.mtu = 400)?;
     }
     bench.passed(&bench.to_vip(invite.clone()), Verdict::PassedTooLarge)?;
     for id in bench.program.backends() {
-        bench.program.change_backend(id, |b| b.flags.0 &= !BackendFlags::RESOLVED)?;
+        bench
+            .program
+            .change_backend(id, |b| b.flags.0 &= !BackendFlags::RESOLVED)?;
     }
     bench.passed(&bench.to_vip(invite), Verdict::PassedNextHop)
 }
@@ -230,32 +314,72 @@ fn returned(bench: &Bench, frame: &UdpFrame, verdict: Verdict) -> Result<()> {
     ensure!(ran.verdict == verdict, "{:?} {:?}", ran.action, ran.verdict);
     let is = parse(&ran.frame).context("the packet that left is not well")?;
     let (source, destination, _) = is.datagram().context("no datagram left")?;
-    ensure!(source == bench.vip && destination == bench.client, "{source} → {destination}");
+    ensure!(
+        source == bench.vip && destination == bench.client,
+        "{source} → {destination}"
+    );
     Ok(())
 }
 
 fn responses_return(bench: &Bench) -> Result<()> {
     let ok = Message::ok().build();
     // The client's interface cannot be redirected to until the daemon allows it.
-    returned(bench, &bench.to_client(1, ok.clone()), Verdict::ReturnedByKernel)?;
-    let interface = sip_forwarder::dataplane::environment::interface_index("to-client").context("no to-client")?;
+    returned(
+        bench,
+        &bench.to_client(1, ok.clone()),
+        Verdict::ReturnedByKernel,
+    )?;
+    let interface = sip_forwarder::dataplane::environment::interface_index("to-client")
+        .context("no to-client")?;
     bench.program.maps().allow_interface(interface)?;
-    returned(bench, &bench.to_client(1, ok.clone()), Verdict::ReturnedResponse)?;
+    returned(
+        bench,
+        &bench.to_client(1, ok.clone()),
+        Verdict::ReturnedResponse,
+    )?;
     let ran = bench.run(&bench.to_client(2, ok.clone()))?;
     let is = parse(&ran.frame)?;
     ensure!(ran.action == Action::Redirect, "{:?}", ran.action);
-    ensure!(is.destination_mac == Host::Client.mac() && is.source_mac == Host::Client.forwarder_mac(), "{is:?}");
+    ensure!(
+        is.destination_mac == Host::Client.mac() && is.source_mac == Host::Client.forwarder_mac(),
+        "{is:?}"
+    );
     ensure!(is.packet.hop_limit == HOPS - 1, "the hop was not counted");
     // Fragments: the first tells the later ones where to come from.
-    let fragment = |offset, more| bench.to_client(1, ok[..400].to_vec()).fragment(Fragment { offset, more, id: 99 });
-    bench.untouched(&fragment(408, false), Action::Pass, Verdict::IgnoredFragment)?;
+    let fragment = |offset, more| {
+        bench.to_client(1, ok[..400].to_vec()).fragment(Fragment {
+            offset,
+            more,
+            id: 99,
+        })
+    };
+    bench.untouched(
+        &fragment(408, false),
+        Action::Pass,
+        Verdict::IgnoredFragment,
+    )?;
     let first = bench.run(&fragment(0, true))?;
-    ensure!(first.verdict == Verdict::ReturnedResponse, "{:?}", first.verdict);
+    ensure!(
+        first.verdict == Verdict::ReturnedResponse,
+        "{:?}",
+        first.verdict
+    );
     let later = bench.run(&fragment(408, false))?;
-    ensure!(later.verdict == Verdict::ReturnedFragment, "{:?}", later.verdict);
+    ensure!(
+        later.verdict == Verdict::ReturnedFragment,
+        "{:?}",
+        later.verdict
+    );
     let is = parse(&later.frame).context("the later fragment is not well")?;
-    ensure!(is.packet.source == bench.vip.ip() && is.packet.fragment.is_some(), "{is:?}");
-    returned(bench, &bench.to_client(1, "garbage of a backend"), Verdict::ReturnedUnread)
+    ensure!(
+        is.packet.source == bench.vip.ip() && is.packet.fragment.is_some(),
+        "{is:?}"
+    );
+    returned(
+        bench,
+        &bench.to_client(1, "garbage of a backend"),
+        Verdict::ReturnedUnread,
+    )
 }
 
 fn backends_requests(bench: &Bench) -> Result<()> {
@@ -266,10 +390,18 @@ fn backends_requests(bench: &Bench) -> Result<()> {
         let other = home % 3 + 1;
         for proxy in [home, other] {
             let ran = bench.run(&bench.to_client(proxy, invite.clone()))?;
-            ensure!(ran.verdict == Verdict::ReturnedByKernel, "{:?}", ran.verdict);
+            ensure!(
+                ran.verdict == Verdict::ReturnedByKernel,
+                "{:?}",
+                ran.verdict
+            );
         }
-        let (now, verdict) = bench.forwarded(&bench.to_vip(Message::bye().call_id(&call_id).build()))?;
-        ensure!((now, verdict) == (other, Verdict::ForwardedAffinity), "proxy {now} {verdict:?}, not {other}");
+        let (now, verdict) =
+            bench.forwarded(&bench.to_vip(Message::bye().call_id(&call_id).build()))?;
+        ensure!(
+            (now, verdict) == (other, Verdict::ForwardedAffinity),
+            "proxy {now} {verdict:?}, not {other}"
+        );
     }
     Ok(())
 }
@@ -282,15 +414,24 @@ fn named_backends(bench: &Bench) -> Result<()> {
                 .call_id(&format!("via-{proxy}-{n}"))
                 .top_via(&format!("SIP/2.0/UDP {name};branch=z9hG4bK77"))
                 .build();
-            let by_route = Message::bye().call_id(&format!("route-{proxy}-{n}")).route(&format!("<sip:{name};lr>")).build();
+            let by_route = Message::bye()
+                .call_id(&format!("route-{proxy}-{n}"))
+                .route(&format!("<sip:{name};lr>"))
+                .build();
             for message in [by_via, by_route] {
                 let (got, _) = bench.forwarded(&bench.to_vip(message.clone()))?;
-                ensure!(got == proxy, "proxy {got}, not {proxy}:\n{}", String::from_utf8_lossy(&message));
+                ensure!(
+                    got == proxy,
+                    "proxy {got}, not {proxy}:\n{}",
+                    String::from_utf8_lossy(&message)
+                );
             }
         }
     }
     // The VIP in Route names nobody.
-    let own = Message::bye().route(&format!("<sip:{};lr>", bench.vip)).build();
+    let own = Message::bye()
+        .route(&format!("<sip:{};lr>", bench.vip))
+        .build();
     let (_, verdict) = bench.forwarded(&bench.to_vip(own))?;
     ensure!(verdict == Verdict::ForwardedHome, "{verdict:?}");
     // A backend's response may carry a name that is nobody's.
@@ -301,18 +442,28 @@ fn named_backends(bench: &Bench) -> Result<()> {
 
 fn dead_backends(bench: &Bench) -> Result<()> {
     let kill = |index: usize| {
-        bench.program.change_backend(bench.program.backends()[index], |b| b.flags.0 &= !BackendFlags::ALIVE)
+        bench
+            .program
+            .change_backend(bench.program.backends()[index], |b| {
+                b.flags.0 &= !BackendFlags::ALIVE
+            })
     };
     kill(0)?;
     for n in 0..40 {
         let frame = bench.to_vip(Message::bye().call_id(&format!("dead-{n}")).build());
         let ran = bench.run(&frame)?;
         let left_for = parse(&ran.frame)?.datagram().map(|(_, to, _)| to);
-        ensure!(left_for != Some(Host::Proxy(1).socket(bench.family, SIP_PORT)), "a dead backend got a message");
+        ensure!(
+            left_for != Some(Host::Proxy(1).socket(bench.family, SIP_PORT)),
+            "a dead backend got a message"
+        );
     }
     kill(1)?;
     kill(2)?;
-    bench.passed(&bench.to_vip(Message::bye().build()), Verdict::PassedNoBackend)
+    bench.passed(
+        &bench.to_vip(Message::bye().build()),
+        Verdict::PassedNoBackend,
+    )
 }
 
 fn without_daemon(bench: &Bench) -> Result<()> {
@@ -325,9 +476,21 @@ fn without_daemon(bench: &Bench) -> Result<()> {
     let other = Program::load(&program_file()?, config)?;
     let frame = UdpFrame::new(bench.client, SocketAddr::new(bench.vip.ip(), 5_099), odd).build();
     let ran = other.run(&frame)?;
-    ensure!((ran.action, ran.verdict) == (Action::Drop, Verdict::DroppedNoDaemon), "{:?}", ran.verdict);
-    let invite = UdpFrame::new(bench.client, SocketAddr::new(bench.vip.ip(), 5_099), Message::invite().build()).build();
-    ensure!(other.run(&invite)?.action == Action::Tx, "the fast path stopped with the slow path");
+    ensure!(
+        (ran.action, ran.verdict) == (Action::Drop, Verdict::DroppedNoDaemon),
+        "{:?}",
+        ran.verdict
+    );
+    let invite = UdpFrame::new(
+        bench.client,
+        SocketAddr::new(bench.vip.ip(), 5_099),
+        Message::invite().build(),
+    )
+    .build();
+    ensure!(
+        other.run(&invite)?.action == Action::Tx,
+        "the fast path stopped with the slow path"
+    );
     Ok(())
 }
 
@@ -337,17 +500,29 @@ fn others_packets(bench: &Bench) -> Result<()> {
     bench.untouched(&frame, Action::Pass, Verdict::IgnoredOther)?;
     // A backend that speaks to the forwarder's own address, not as SIP to the VIP.
     let own = Host::Forwarder.socket(bench.family, 5_060);
-    let frame = UdpFrame::new(Host::Proxy(1).socket(bench.family, SIP_PORT), own, Message::ok().build());
+    let frame = UdpFrame::new(
+        Host::Proxy(1).socket(bench.family, SIP_PORT),
+        own,
+        Message::ok().build(),
+    );
     bench.untouched(&frame, Action::Pass, Verdict::IgnoredLocal)?;
     let mut arp = bench.to_vip(Message::invite().build()).build();
     arp[12..14].copy_from_slice(&[8, 6]);
     let ran = bench.program.run(&arp)?;
-    ensure!((ran.action, ran.verdict) == (Action::Pass, Verdict::IgnoredNotIp), "{:?}", ran.verdict);
+    ensure!(
+        (ran.action, ran.verdict) == (Action::Pass, Verdict::IgnoredNotIp),
+        "{:?}",
+        ran.verdict
+    );
     let ran = bench.program.run(&{
         let mut tcp = bench.to_vip(Message::invite().build()).build();
         tcp[if bench.family == Family::V4 { 23 } else { 20 }] = 6;
         tcp
     })?;
-    ensure!((ran.action, ran.verdict) == (Action::Pass, Verdict::IgnoredNotUdp), "{:?}", ran.verdict);
+    ensure!(
+        (ran.action, ran.verdict) == (Action::Pass, Verdict::IgnoredNotUdp),
+        "{:?}",
+        ran.verdict
+    );
     Ok(())
 }

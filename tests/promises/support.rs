@@ -17,12 +17,17 @@ pub(crate) const ARRIVAL: Duration = Duration::from_secs(2);
 
 /// A test that needs root.
 pub(crate) fn as_root(name: &str, test: impl FnOnce() -> Result<()> + Send + 'static) -> Trial {
-    Trial::test(name, move || test().map_err(|error| Failed::from(format!("{error:#}")))).with_ignored_flag(!is_root())
+    Trial::test(name, move || {
+        test().map_err(|error| Failed::from(format!("{error:#}")))
+    })
+    .with_ignored_flag(!is_root())
 }
 
 /// A test that needs nothing.
 pub(crate) fn anywhere(name: &str, test: impl FnOnce() -> Result<()> + Send + 'static) -> Trial {
-    Trial::test(name, move || test().map_err(|error| Failed::from(format!("{error:#}"))))
+    Trial::test(name, move || {
+        test().map_err(|error| Failed::from(format!("{error:#}")))
+    })
 }
 
 fn is_root() -> bool {
@@ -32,7 +37,10 @@ fn is_root() -> bool {
 
 /// The workspace's folder.
 pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests lie in the workspace").to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("tests lie in the workspace")
+        .to_owned()
 }
 
 /// The daemon, with the XDP program inside.
@@ -47,13 +55,17 @@ pub(crate) fn program_file() -> Result<PathBuf> {
 
 fn built(file: &str) -> Result<PathBuf> {
     let path = root().join(file);
-    ensure!(path.is_file(), "{file} is not built; run the tests by `cargo xtask test`");
+    ensure!(
+        path.is_file(),
+        "{file} is not built; run the tests by `cargo xtask test`"
+    );
     Ok(path)
 }
 
 /// A lab with a running daemon whose backends are all resolved.
 pub(crate) fn forwarding_lab(proxies: u8, family: Family) -> Result<(Lab, Daemon)> {
     let lab = Lab::new(proxies)?;
+    lab.accept_xdp(&program_file()?)?;
     let daemon = Daemon::start(&lab, &DaemonSpec::of_lab(daemon_file()?, &lab, family))?;
     daemon.wait_resolved(Duration::from_secs(5))?;
     Ok((lab, daemon))
@@ -62,14 +74,18 @@ pub(crate) fn forwarding_lab(proxies: u8, family: Family) -> Result<(Lab, Daemon
 /// A UDP socket in one of the lab's hosts.
 pub(crate) fn socket(lab: &Lab, host: Host, family: Family, port: u16) -> Result<UdpSocket> {
     let address = host.socket(family, port);
-    let socket = lab.enter(host, move || UdpSocket::bind(address))?.with_context(|| format!("cannot bind {address}"))?;
+    let socket = lab
+        .enter(host, move || UdpSocket::bind(address))?
+        .with_context(|| format!("cannot bind {address}"))?;
     socket.set_read_timeout(Some(ARRIVAL))?;
     Ok(socket)
 }
 
 /// A socket at every proxy's SIP port.
 pub(crate) fn proxy_sockets(lab: &Lab, family: Family) -> Result<Vec<UdpSocket>> {
-    (1..=lab.proxies()).map(|n| socket(lab, Host::Proxy(n), family, SIP_PORT)).collect()
+    (1..=lab.proxies())
+        .map(|n| socket(lab, Host::Proxy(n), family, SIP_PORT))
+        .collect()
 }
 
 /// The VIP and its port.
@@ -95,10 +111,17 @@ pub(crate) fn arrival(sockets: &[UdpSocket]) -> Result<Arrived> {
     loop {
         for (proxy, socket) in sockets.iter().enumerate() {
             if let Ok((length, from)) = socket.recv_from(&mut buffer) {
-                return Ok(Arrived { proxy, from, payload: buffer[..length].to_vec() });
+                return Ok(Arrived {
+                    proxy,
+                    from,
+                    payload: buffer[..length].to_vec(),
+                });
             }
         }
-        ensure!(std::time::Instant::now() < deadline, "no proxy got it within {ARRIVAL:?}");
+        ensure!(
+            std::time::Instant::now() < deadline,
+            "no proxy got it within {ARRIVAL:?}"
+        );
         std::thread::yield_now();
     }
 }
@@ -106,7 +129,14 @@ pub(crate) fn arrival(sockets: &[UdpSocket]) -> Result<Arrived> {
 /// How often a verdict occurred, by both paths.
 pub(crate) fn verdict(daemon: &Daemon, name: &str) -> Result<(u64, u64)> {
     let status = daemon.status()?;
-    let verdicts = status["verdicts"].as_array().context("the status lacks verdicts")?;
+    let verdicts = status["verdicts"]
+        .as_array()
+        .context("the status lacks verdicts")?;
     let found = verdicts.iter().find(|v| v["name"] == name);
-    Ok(found.map_or((0, 0), |v| (v["fast"].as_u64().unwrap_or(0), v["slow"].as_u64().unwrap_or(0))))
+    Ok(found.map_or((0, 0), |v| {
+        (
+            v["fast"].as_u64().unwrap_or(0),
+            v["slow"].as_u64().unwrap_or(0),
+        )
+    }))
 }

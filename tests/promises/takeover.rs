@@ -14,9 +14,18 @@ use crate::support::{CLIENT_PORT, as_root, forwarding_lab, socket, vip_socket};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
-        as_root("takeover::killed_and_started_again", killed_and_started_again),
-        as_root("takeover::stopped_and_started_again", stopped_and_started_again),
-        as_root("takeover::no_icmp_error_while_dead", no_icmp_error_while_dead),
+        as_root(
+            "takeover::killed_and_started_again",
+            killed_and_started_again,
+        ),
+        as_root(
+            "takeover::stopped_and_started_again",
+            stopped_and_started_again,
+        ),
+        as_root(
+            "takeover::no_icmp_error_while_dead",
+            no_icmp_error_while_dead,
+        ),
     ]
 }
 
@@ -30,7 +39,9 @@ fn stopped_and_started_again() -> Result<()> {
 
 /// Calls at 200/s for six seconds, without retransmission; the daemon ends after a third of them and
 /// is back after another.
-fn calls_while(end: impl FnOnce(&mut sip_forwarder_tests::lab::Daemon) -> Result<()>) -> Result<()> {
+fn calls_while(
+    end: impl FnOnce(&mut sip_forwarder_tests::lab::Daemon) -> Result<()>,
+) -> Result<()> {
     const CALLS: u32 = 1_200;
     let (lab, mut daemon) = forwarding_lab(3, Family::V4)?;
     let proxies = Uas::start_all(&lab, Family::V4)?;
@@ -62,7 +73,10 @@ fn calls_while(end: impl FnOnce(&mut sip_forwarder_tests::lab::Daemon) -> Result
     }
     let logs: Vec<_> = proxies.iter().map(Uas::call_log).collect();
     let report = report.with_backends(&logs)?;
-    ensure!(end.is_none() && came_back, "the daemon was not ended and started again in time");
+    ensure!(
+        end.is_none() && came_back,
+        "the daemon was not ended and started again in time"
+    );
     ensure!(report.failed == 0 && report.split_calls == 0, "{report:?}");
     let status = daemon.status()?;
     ensure!(status["xdp_mode"] == "native", "{status:#}");
@@ -81,7 +95,10 @@ fn no_icmp_error_while_dead() -> Result<()> {
     let sender = client.try_clone()?;
     let sending = std::thread::spawn(move || -> std::io::Result<u64> {
         let mut sent = 0;
-        while stopped.recv_timeout(Duration::from_micros(200)).is_err_and(|e| e == std::sync::mpsc::RecvTimeoutError::Timeout) {
+        while stopped
+            .recv_timeout(Duration::from_micros(200))
+            .is_err_and(|e| e == std::sync::mpsc::RecvTimeoutError::Timeout)
+        {
             // A connected socket reports an ICMP error here.
             sender.send(odd.as_bytes())?;
             sent += 1;
@@ -99,10 +116,19 @@ fn no_icmp_error_while_dead() -> Result<()> {
     proxy.set_read_timeout(Some(crate::support::ARRIVAL))?;
     proxy.recv_from(&mut buffer)?;
     drop(stop);
-    let sent = sending.join().map_err(|_| anyhow::anyhow!("the sender panicked"))?;
-    let sent = sent.map_err(|error| anyhow::anyhow!("an ICMP error reached the client: {error}"))?;
+    let sent = sending
+        .join()
+        .map_err(|_| anyhow::anyhow!("the sender panicked"))?;
+    let sent =
+        sent.map_err(|error| anyhow::anyhow!("an ICMP error reached the client: {error}"))?;
     let status = daemon.status()?;
-    let dropped = status["verdicts"].as_array().and_then(|v| v.iter().find(|v| v["name"] == "no-daemon")?["fast"].as_u64());
-    ensure!(dropped.is_some_and(|n| n > 0), "{sent} sent, none dropped for want of a daemon: {:#}", status["verdicts"]);
+    let dropped = status["verdicts"]
+        .as_array()
+        .and_then(|v| v.iter().find(|v| v["name"] == "no-daemon")?["fast"].as_u64());
+    ensure!(
+        dropped.is_some_and(|n| n > 0),
+        "{sent} sent, none dropped for want of a daemon: {:#}",
+        status["verdicts"]
+    );
     Ok(())
 }

@@ -9,7 +9,10 @@ use sip_forwarder_tests::{
     program::Action,
 };
 
-use crate::{packets::{Bench, in_lab}, support::as_root};
+use crate::{
+    packets::{Bench, in_lab},
+    support::as_root,
+};
 
 /// Shortest frame a test run takes, in bytes: an Ethernet header.
 const SHORTEST: usize = 14;
@@ -31,8 +34,16 @@ fn frames(bench: &Bench) -> Result<()> {
         let whole = frame.build();
         for length in SHORTEST..whole.len() {
             let ran = bench.program.run(&whole[..length])?;
-            ensure!(ran.action == Action::Pass, "cut at {length} it was {:?} ({:?})", ran.action, ran.verdict);
-            ensure!(ran.frame == whole[..length], "cut at {length} it was changed");
+            ensure!(
+                ran.action == Action::Pass,
+                "cut at {length} it was {:?} ({:?})",
+                ran.action,
+                ran.verdict
+            );
+            ensure!(
+                ran.frame == whole[..length],
+                "cut at {length} it was changed"
+            );
         }
     }
     Ok(())
@@ -40,13 +51,21 @@ fn frames(bench: &Bench) -> Result<()> {
 
 /// The message ends early and all lengths agree: it goes where the whole one goes, or is passed on.
 fn messages(bench: &Bench) -> Result<()> {
-    let requests = [Message::invite().build(), Message::bye().build(), Message::ok().build(), Message::bye().compact().build()];
+    let requests = [
+        Message::invite().build(),
+        Message::bye().build(),
+        Message::ok().build(),
+        Message::bye().compact().build(),
+    ];
     for message in requests {
         let home = destination(bench, &bench.to_vip(message.clone()))?;
         ensure!(home.is_some(), "the whole message was not sent on");
         for length in 0..message.len() {
             let got = destination(bench, &bench.to_vip(&message[..length]))?;
-            ensure!(got.is_none() || got == home, "cut at {length} it went to {got:?}, not to {home:?}");
+            ensure!(
+                got.is_none() || got == home,
+                "cut at {length} it went to {got:?}, not to {home:?}"
+            );
         }
     }
     Ok(())
@@ -55,7 +74,9 @@ fn messages(bench: &Bench) -> Result<()> {
 fn destination(bench: &Bench, frame: &UdpFrame) -> Result<Option<std::net::SocketAddr>> {
     let ran = bench.run(frame)?;
     Ok(match ran.action {
-        Action::Tx => parse(&ran.frame)?.datagram().map(|(_, destination, _)| destination),
+        Action::Tx => parse(&ran.frame)?
+            .datagram()
+            .map(|(_, destination, _)| destination),
         _ => None,
     })
 }

@@ -11,12 +11,7 @@ use sip_forwarder::{
     config::Config,
     control::numbering::Numbering,
     dataplane::{
-        KernelTables, Maps,
-        attach,
-        counters::Counters,
-        maps_load,
-        nexthop::NextHop,
-        publish,
+        KernelTables, Maps, attach, counters::Counters, maps_load, nexthop::NextHop, publish,
     },
 };
 use sip_forwarder_ebpf::{
@@ -63,10 +58,16 @@ pub enum Action {
 
 impl Action {
     fn of(value: u32) -> Result<Self> {
-        [Self::Aborted, Self::Drop, Self::Pass, Self::Tx, Self::Redirect]
-            .get(value as usize)
-            .copied()
-            .with_context(|| format!("the program returned {value}, which is no XDP action"))
+        [
+            Self::Aborted,
+            Self::Drop,
+            Self::Pass,
+            Self::Tx,
+            Self::Redirect,
+        ]
+        .get(value as usize)
+        .copied()
+        .with_context(|| format!("the program returned {value}, which is no XDP action"))
     }
 }
 
@@ -82,13 +83,19 @@ impl Program {
     /// Loads the object file and fills its tables from a configuration; every backend is resolved,
     /// by the interface packets come in by.
     pub fn load(object: &Path, config: Config) -> Result<Self> {
-        let bytes = fs::read(object).with_context(|| format!("cannot read {}", object.display()))?;
+        let bytes =
+            fs::read(object).with_context(|| format!("cannot read {}", object.display()))?;
         let mut ebpf = maps_load(&bytes, &config.limits, None)?;
         let maps = Arc::new(Maps::take(&mut ebpf)?);
         attach::load_program(&mut ebpf)?;
         let mut numbering = Numbering::default();
         numbering.assign(&config);
-        let program = Self { ebpf, maps, numbering, config };
+        let program = Self {
+            ebpf,
+            maps,
+            numbering,
+            config,
+        };
         program.publish()?;
         program.resolve_all(INGRESS)?;
         Ok(program)
@@ -96,12 +103,21 @@ impl Program {
 
     /// Fills the tables anew.
     pub fn publish(&self) -> Result<()> {
-        Ok(publish::publish(&self.maps, &self.config, &self.numbering, HASH_KEY)?)
+        Ok(publish::publish(
+            &self.maps,
+            &self.config,
+            &self.numbering,
+            HASH_KEY,
+        )?)
     }
 
     /// Makes every backend reachable by one interface.
     pub fn resolve_all(&self, interface: u32) -> Result<()> {
-        let hop = NextHop { interface, macs: Macs::new(NEXT_HOP, OWN_MAC), mtu: 1_500 };
+        let hop = NextHop {
+            interface,
+            macs: Macs::new(NEXT_HOP, OWN_MAC),
+            mtu: 1_500,
+        };
         for id in self.backends() {
             publish::set_next_hop(&self.maps, id, Some(&hop))?;
         }
@@ -111,8 +127,14 @@ impl Program {
     /// Numbers of all backends, in the order of the configuration.
     #[must_use]
     pub fn backends(&self) -> Vec<BackendId> {
-        let number = |s: &str, b: &sip_forwarder::config::Backend| Some(self.numbering.backend(s, &b.name, b.address)?.id());
-        self.config.services.iter().flat_map(|s| s.backends.iter().filter_map(|b| number(&s.name, b))).collect()
+        let number = |s: &str, b: &sip_forwarder::config::Backend| {
+            Some(self.numbering.backend(s, &b.name, b.address)?.id())
+        };
+        self.config
+            .services
+            .iter()
+            .flat_map(|s| s.backends.iter().filter_map(|b| number(&s.name, b)))
+            .collect()
     }
 
     /// Changes a backend's entry.
@@ -130,7 +152,10 @@ impl Program {
 
     /// The tables as a worker sees them, over the same maps.
     pub fn tables(&self) -> Result<KernelTables> {
-        Ok(KernelTables::new(Arc::clone(&self.maps), Arc::new(Counters::new(self.config.limits.backends)))?)
+        Ok(KernelTables::new(
+            Arc::clone(&self.maps),
+            Arc::new(Counters::new(self.config.limits.backends)),
+        )?)
     }
 
     /// Runs one packet.
@@ -141,7 +166,10 @@ impl Program {
         options.data_in = Some(frame);
         options.data_out = Some(&mut out);
         options.repeat = 1;
-        let result = self.xdp(attach::PROGRAM)?.test_run(options).context("BPF_PROG_TEST_RUN failed")?;
+        let result = self
+            .xdp(attach::PROGRAM)?
+            .test_run(options)
+            .context("BPF_PROG_TEST_RUN failed")?;
         out.truncate(result.data_size_out as usize);
         let after = self.maps.verdicts()?;
         let moved: Vec<Verdict> = TABLE
@@ -149,8 +177,15 @@ impl Program {
             .map(|entry| entry.verdict)
             .filter(|v| after[v.number() as usize] != before[v.number() as usize])
             .collect();
-        anyhow::ensure!(moved.len() == 1, "one packet must count one verdict, not {moved:?}");
-        Ok(Ran { action: Action::of(result.return_value)?, verdict: moved[0], frame: out })
+        anyhow::ensure!(
+            moved.len() == 1,
+            "one packet must count one verdict, not {moved:?}"
+        );
+        Ok(Ran {
+            action: Action::of(result.return_value)?,
+            verdict: moved[0],
+            frame: out,
+        })
     }
 
     /// Mean time of `repeat` runs over one packet, each seeing it as the one before left it.
@@ -158,23 +193,37 @@ impl Program {
         let mut options = TestRunOptions::new();
         options.data_in = Some(frame);
         options.repeat = repeat;
-        Ok(self.xdp(program)?.test_run(options).context("BPF_PROG_TEST_RUN failed")?.duration)
+        Ok(self
+            .xdp(program)?
+            .test_run(options)
+            .context("BPF_PROG_TEST_RUN failed")?
+            .duration)
     }
 
     /// Loads another program of the object beside the first.
     pub fn load_other(&mut self, name: &str) -> Result<()> {
-        let program: &mut Xdp = self.ebpf.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?;
+        let program: &mut Xdp = self
+            .ebpf
+            .program_mut(name)
+            .with_context(|| format!("no program {name}"))?
+            .try_into()?;
         Ok(program.load()?)
     }
 
     /// Instructions the verifier went through, and bytes of machine code.
     pub fn size(&self) -> Result<(u32, u32)> {
         let info = self.xdp(attach::PROGRAM)?.info()?;
-        let verified = info.verified_instruction_count().context("this kernel does not tell verified instructions")?;
+        let verified = info
+            .verified_instruction_count()
+            .context("this kernel does not tell verified instructions")?;
         Ok((verified, info.size_jitted()))
     }
 
     fn xdp(&self, name: &str) -> Result<&Xdp> {
-        Ok(self.ebpf.program(name).with_context(|| format!("no program {name}"))?.try_into()?)
+        Ok(self
+            .ebpf
+            .program(name)
+            .with_context(|| format!("no program {name}"))?
+            .try_into()?)
     }
 }

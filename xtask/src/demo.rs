@@ -89,6 +89,7 @@ impl Demo {
         setup::lab_programs()?;
         let daemon = program::daemon()?;
         let lab = Lab::new(backends)?;
+        lab.accept_xdp(&program::program()?)?;
         let mut spec = DaemonSpec::of_lab(daemon, &lab, self.family());
         for (backend, &weight) in spec.services[0].backends.iter_mut().zip(&self.weights) {
             backend.weight = u32::from(weight);
@@ -96,7 +97,10 @@ impl Demo {
         let proxies = Proxies::start(&lab, self.backend, self.family())?;
         let daemon = Daemon::start(&lab, &spec)?;
         daemon.wait_resolved(RESOLVE)?;
-        say(&format!("lab up: 1 caller, 1 forwarder, {backends} proxies; {} calls at {}/s", self.calls, self.rate));
+        say(&format!(
+            "lab up: 1 caller, 1 forwarder, {backends} proxies; {} calls at {}/s",
+            self.calls, self.rate
+        ));
         let report = self.play(&lab, &proxies)?;
         let summary = summarize(&report, &daemon.status()?)?;
         drop(daemon);
@@ -110,12 +114,15 @@ impl Demo {
     }
 
     fn backend_count(&self) -> anyhow::Result<u8> {
-        let weights = u8::try_from(self.weights.len()).context("too many weights; give at most 32")?;
+        let weights =
+            u8::try_from(self.weights.len()).context("too many weights; give at most 32")?;
         match (self.backends, weights) {
             (None, 0) => Ok(3),
             (None, weights) => Ok(weights),
             (Some(backends), weights) if weights == 0 || weights == backends => Ok(backends),
-            (Some(backends), weights) => bail!("{weights} weights for {backends} backends; give one for each"),
+            (Some(backends), weights) => {
+                bail!("{weights} weights for {backends} backends; give one for each")
+            }
         }
     }
 
@@ -128,12 +135,16 @@ impl Demo {
             ..CallOptions::default()
         };
         let bar = ProgressBar::new(u64::from(self.calls)).with_style(
-            ProgressStyle::with_template("{bar:40} {pos}/{len} calls  {msg}").unwrap_or_else(|_| ProgressStyle::default_bar()),
+            ProgressStyle::with_template("{bar:40} {pos}/{len} calls  {msg}")
+                .unwrap_or_else(|_| ProgressStyle::default_bar()),
         );
         let vip = std::net::SocketAddr::new(sip_forwarder_tests::lab::vip(self.family()), SIP_PORT);
         let report = sipp::run_calls(lab, &options, vip, &proxies.logs(), &mut |progress| {
             bar.set_position(progress.completed());
-            bar.set_message(format!("{} failed, {} sent again", progress.failed, progress.retransmissions));
+            bar.set_message(format!(
+                "{} failed, {} sent again",
+                progress.failed, progress.retransmissions
+            ));
         });
         bar.finish_and_clear();
         report
@@ -158,8 +169,15 @@ impl Demo {
              \x20 torn              {:>8}   (messages of one call at two proxies)\n\
              \x20 by XDP            {:>8}   messages, {:.2} %, {} mode\n\
              \x20 by the workers    {:>8}   messages\n\n",
-            s.calls, s.seconds, s.failed, s.retransmissions, s.split_calls, s.messages.fast,
-            percent(s.messages.fast, all), s.xdp_mode, s.messages.slow
+            s.calls,
+            s.seconds,
+            s.failed,
+            s.retransmissions,
+            s.split_calls,
+            s.messages.fast,
+            percent(s.messages.fast, all),
+            s.xdp_mode,
+            s.messages.slow
         );
         let weights: u64 = self.weights.iter().map(|&w| u64::from(w)).sum();
         for (index, backend) in s.backends.iter().enumerate() {
@@ -168,7 +186,10 @@ impl Demo {
                 Some(&weight) => percent(u64::from(weight), weights),
                 None => 100.0 / s.backends.len() as f64,
             };
-            text += &format!("  {:<16}  {:>8}   calls, {share:.1} % (its weight: {wanted:.1} %)\n", backend.name, backend.calls);
+            text += &format!(
+                "  {:<16}  {:>8}   calls, {share:.1} % (its weight: {wanted:.1} %)\n",
+                backend.name, backend.calls
+            );
         }
         text
     }
@@ -198,13 +219,20 @@ impl Proxies {
 
 /// Puts SIPp's report and the daemon's counters together.
 fn summarize(report: &CallReport, status: &Value) -> anyhow::Result<Summary> {
-    let count = |path: &str| status["messages"][path].as_u64().context("the daemon's status lacks messages");
+    let count = |path: &str| {
+        status["messages"][path]
+            .as_u64()
+            .context("the daemon's status lacks messages")
+    };
     Ok(Summary {
         calls: report.created,
         failed: report.failed,
         retransmissions: report.retransmissions,
         split_calls: report.split_calls,
-        messages: Messages { fast: count("fast")?, slow: count("slow")? },
+        messages: Messages {
+            fast: count("fast")?,
+            slow: count("slow")?,
+        },
         backends: report.backends.clone(),
         xdp_mode: status["xdp_mode"].as_str().unwrap_or("none").to_owned(),
         seconds: report.seconds,

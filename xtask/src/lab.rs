@@ -58,7 +58,14 @@ fn up(backends: u8) -> anyhow::Result<Outcome> {
 }
 
 fn down() -> anyhow::Result<Outcome> {
-    println!("{}", if Lab::down(WORD)? { "the lab is down" } else { "there was no lab" });
+    println!(
+        "{}",
+        if Lab::down(WORD)? {
+            "the lab is down"
+        } else {
+            "there was no lab"
+        }
+    );
     Ok(Outcome::Done)
 }
 
@@ -67,7 +74,10 @@ fn shell(name: &str) -> anyhow::Result<Outcome> {
     let hosts: Vec<Host> = lab.hosts();
     let Some(host) = hosts.iter().find(|host| host.to_string() == name) else {
         let names: Vec<String> = hosts.iter().map(ToString::to_string).collect();
-        bail!("there is no host `{name}` in the lab; there are {}", names.join(", "));
+        bail!(
+            "there is no host `{name}` in the lab; there are {}",
+            names.join(", ")
+        );
     };
     let shell = std::env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into());
     // The shell takes our place, so that Ctrl-C is its own.

@@ -1,16 +1,14 @@
 //! `cargo xtask load` and `unload`: the forwarder on a real interface.
 
-use std::{
-    fs,
-    os::unix::process::CommandExt as _,
-    path::PathBuf,
-    process::Command,
-};
+use std::{fs, os::unix::process::CommandExt as _, path::PathBuf, process::Command};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
 
-use crate::{Outcome, program, shell::{is_root, root, run, say}};
+use crate::{
+    Outcome, program,
+    shell::{is_root, root, run, say},
+};
 
 /// Run the forwarder on a real interface.
 #[derive(Args)]
@@ -36,9 +34,15 @@ impl Load {
             );
         }
         let daemon = program::daemon()?;
-        say(&format!("starting on {}; stop with Ctrl-C, take off with `cargo xtask unload`", self.interface));
+        say(&format!(
+            "starting on {}; stop with Ctrl-C, take off with `cargo xtask unload`",
+            self.interface
+        ));
         // The daemon takes our place: signals and exit status are its own.
-        let error = Command::new(daemon).args(["run", "--config"]).arg(&self.config).exec();
+        let error = Command::new(daemon)
+            .args(["run", "--config"])
+            .arg(&self.config)
+            .exec();
         Err(error).context("cannot start sip-forwarder")
     }
 }
@@ -55,12 +59,22 @@ impl Unload {
     pub(crate) fn run(&self) -> anyhow::Result<Outcome> {
         need_root()?;
         let built = root().join("target/release/sip-forwarder");
-        let daemon = if fs::exists(&built).unwrap_or(false) { built } else { program::daemon()? };
-        run(Command::new(daemon).args(["unload", "--config"]).arg(&self.config))?;
+        let daemon = if fs::exists(&built).unwrap_or(false) {
+            built
+        } else {
+            program::daemon()?
+        };
+        run(Command::new(daemon)
+            .args(["unload", "--config"])
+            .arg(&self.config))?;
         Ok(Outcome::Done)
     }
 }
 
 fn need_root() -> anyhow::Result<()> {
-    if is_root() { Ok(()) } else { bail!("loading an XDP program needs root; run it with sudo") }
+    if is_root() {
+        Ok(())
+    } else {
+        bail!("loading an XDP program needs root; run it with sudo")
+    }
 }

@@ -18,12 +18,16 @@ const PROGRAM: &str = "sip-forwarder-xdp";
 
 /// BTF needs debug information; `v3` has 32-bit operations and atomics; without misaligned loads
 /// every word of a packet would be put together from bytes.
-const FLAGS: &str = "-Cdebuginfo=2 -Clink-arg=--btf -Ctarget-cpu=v3 -Ctarget-feature=+allows-misaligned-mem-access";
+const FLAGS: &str =
+    "-Cdebuginfo=2 -Clink-arg=--btf -Ctarget-cpu=v3 -Ctarget-feature=+allows-misaligned-mem-access";
 
 /// Builds the XDP program unless it is there already, and returns its file.
 pub(crate) fn program() -> anyhow::Result<PathBuf> {
     let folder = root().join("target/bpf");
-    let (object, stamp) = (folder.join(PROGRAM), folder.join(PROGRAM).with_extension("digest"));
+    let (object, stamp) = (
+        folder.join(PROGRAM),
+        folder.join(PROGRAM).with_extension("digest"),
+    );
     let sources = root().join("forwarder-ebpf");
     let wanted = digest::of(&sources);
     let there = fs::read_to_string(&stamp).unwrap_or_default();
@@ -34,7 +38,8 @@ pub(crate) fn program() -> anyhow::Result<PathBuf> {
     say("building the XDP program");
     compile(&toolchain, &folder)?;
     let built = folder.join(TARGET).join("release").join(PROGRAM);
-    fs::copy(&built, &object).with_context(|| format!("cannot copy {} to {}", built.display(), object.display()))?;
+    fs::copy(&built, &object)
+        .with_context(|| format!("cannot copy {} to {}", built.display(), object.display()))?;
     fs::write(&stamp, wanted).with_context(|| format!("cannot write {}", stamp.display()))?;
     Ok(object)
 }
@@ -42,8 +47,23 @@ pub(crate) fn program() -> anyhow::Result<PathBuf> {
 fn compile(toolchain: &Toolchain, target_dir: &Path) -> anyhow::Result<()> {
     let mut command = cargo();
     command
-        .args(["build", "--quiet", "--release", "--package", "sip-forwarder-ebpf", "--bin", PROGRAM])
-        .args(["--no-default-features", "--features", "program", "--target", TARGET, "--target-dir"])
+        .args([
+            "build",
+            "--quiet",
+            "--release",
+            "--package",
+            "sip-forwarder-ebpf",
+            "--bin",
+            PROGRAM,
+        ])
+        .args([
+            "--no-default-features",
+            "--features",
+            "program",
+            "--target",
+            TARGET,
+            "--target-dir",
+        ])
         .arg(target_dir)
         .env("RUSTC", &toolchain.rustc)
         .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &toolchain.linker)
@@ -63,7 +83,13 @@ fn compile(toolchain: &Toolchain, target_dir: &Path) -> anyhow::Result<()> {
 pub(crate) fn daemon() -> anyhow::Result<PathBuf> {
     program()?;
     say("building sip-forwarder");
-    run(cargo().args(["build", "--quiet", "--release", "--package", "sip-forwarder"]))?;
+    run(cargo().args([
+        "build",
+        "--quiet",
+        "--release",
+        "--package",
+        "sip-forwarder",
+    ]))?;
     let file = root().join("target/release/sip-forwarder");
     say(&format!("built {}", file.display()));
     Ok(file)

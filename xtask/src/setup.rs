@@ -14,8 +14,12 @@ use crate::shell::{cargo, is_root, output, root, run, say};
 /// Debian and Ubuntu packages with a Rust compiler that has `core` for BPF.
 const COMPILER_PACKAGES: [&str; 2] = ["rustc-web", "libstd-rust-web-dev-bpf"];
 /// Programs the lab and the tests call, and the packages they come in.
-const PROGRAMS: [(&str, &str); 4] =
-    [("ip", "iproute2"), ("ethtool", "ethtool"), ("sipp", "sip-tester"), ("kamailio", "kamailio")];
+const PROGRAMS: [(&str, &str); 4] = [
+    ("ip", "iproute2"),
+    ("ethtool", "ethtool"),
+    ("sipp", "sip-tester"),
+    ("kamailio", "kamailio"),
+];
 const LINKER_VERSION: &str = "0.13.0";
 const TARGET: &str = "bpfel-unknown-none";
 
@@ -43,7 +47,11 @@ pub(crate) enum Core {
 pub(crate) fn setup() -> anyhow::Result<Toolchain> {
     let toolchain = toolchain()?;
     lab_programs()?;
-    say(&format!("compiler {}, linker {}", toolchain.rustc.display(), toolchain.linker.display()));
+    say(&format!(
+        "compiler {}, linker {}",
+        toolchain.rustc.display(),
+        toolchain.linker.display()
+    ));
     Ok(toolchain)
 }
 
@@ -57,25 +65,40 @@ pub(crate) fn toolchain() -> anyhow::Result<Toolchain> {
         }
     };
     let linker = linker(&rustc)?;
-    Ok(Toolchain { rustc, core, linker })
+    Ok(Toolchain {
+        rustc,
+        core,
+        linker,
+    })
 }
 
 /// The first compiler that can build for BPF.
 fn find_compiler() -> anyhow::Result<Option<(PathBuf, Core)>> {
     if let Some(named) = env::var_os("EBPF_RUSTC").map(PathBuf::from) {
         let core = core_of(&named).with_context(|| {
-            format!("EBPF_RUSTC is {}, which has neither `core` for BPF nor its sources", named.display())
+            format!(
+                "EBPF_RUSTC is {}, which has neither `core` for BPF nor its sources",
+                named.display()
+            )
         })?;
         return Ok(Some((named, core)));
     }
-    let candidates = [Some(PathBuf::from("rustc")), Some("/usr/bin/rustc".into()), nightly()];
-    let able = candidates.into_iter().flatten().filter_map(|rustc| core_of(&rustc).map(|core| (rustc, core)));
+    let candidates = [
+        Some(PathBuf::from("rustc")),
+        Some("/usr/bin/rustc".into()),
+        nightly(),
+    ];
+    let able = candidates
+        .into_iter()
+        .flatten()
+        .filter_map(|rustc| core_of(&rustc).map(|core| (rustc, core)));
     Ok(able.min_by_key(|(_, core)| *core == Core::Built))
 }
 
 /// The nightly compiler of rustup, if it is there.
 fn nightly() -> Option<PathBuf> {
-    let path = output(Command::new("rustup").args(["which", "--toolchain", "nightly", "rustc"])).ok()?;
+    let path =
+        output(Command::new("rustup").args(["which", "--toolchain", "nightly", "rustc"])).ok()?;
     Some(PathBuf::from(path.trim())).filter(|path| path.is_file())
 }
 
@@ -83,11 +106,18 @@ fn nightly() -> Option<PathBuf> {
 fn core_of(rustc: &Path) -> Option<Core> {
     let sysroot = output(Command::new(rustc).args(["--print", "sysroot"])).ok()?;
     let rustlib = Path::new(sysroot.trim()).join("lib/rustlib");
-    let prebuilt = fs::read_dir(rustlib.join(TARGET).join("lib")).into_iter().flatten().flatten();
-    if prebuilt.map(|entry| entry.file_name()).any(|name| name.to_string_lossy().starts_with("libcore-")) {
+    let prebuilt = fs::read_dir(rustlib.join(TARGET).join("lib"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    if prebuilt
+        .map(|entry| entry.file_name())
+        .any(|name| name.to_string_lossy().starts_with("libcore-"))
+    {
         return Some(Core::Prebuilt);
     }
-    let is_nightly = output(Command::new(rustc).arg("-V")).is_ok_and(|version| version.contains("nightly"));
+    let is_nightly =
+        output(Command::new(rustc).arg("-V")).is_ok_and(|version| version.contains("nightly"));
     let sources = rustlib.join("src/rust/library/Cargo.lock").is_file();
     (is_nightly && sources).then_some(Core::Built)
 }
@@ -108,7 +138,10 @@ fn linker(rustc: &Path) -> anyhow::Result<PathBuf> {
     }
     install_linker(rustc, llvm, &folder)?;
     if !runs(&ours) {
-        bail!("{} was built but does not run; name another with BPF_LINKER", ours.display());
+        bail!(
+            "{} was built but does not run; name another with BPF_LINKER",
+            ours.display()
+        );
     }
     Ok(ours)
 }
@@ -122,7 +155,13 @@ fn llvm_of(rustc: &Path) -> anyhow::Result<u32> {
     let version = output(Command::new(rustc).arg("-vV"))?;
     version
         .lines()
-        .find_map(|line| line.strip_prefix("LLVM version: ")?.split('.').next()?.parse().ok())
+        .find_map(|line| {
+            line.strip_prefix("LLVM version: ")?
+                .split('.')
+                .next()?
+                .parse()
+                .ok()
+        })
         .with_context(|| format!("{} does not tell its LLVM version", rustc.display()))
 }
 
@@ -142,15 +181,27 @@ fn install_linker(rustc: &Path, llvm: u32, folder: &Path) -> anyhow::Result<()> 
     let library = llvm_library(llvm).with_context(|| {
         format!("no libLLVM of version {llvm}, which {} uses; install libllvm{llvm}, or name a linker with BPF_LINKER", rustc.display())
     })?;
-    say(&format!("building bpf-linker {LINKER_VERSION} against {} (a minute)", library.display()));
+    say(&format!(
+        "building bpf-linker {LINKER_VERSION} against {} (a minute)",
+        library.display()
+    ));
     let prefix = folder.join("llvm");
-    fs::create_dir_all(prefix.join("lib")).with_context(|| format!("cannot create {}", prefix.display()))?;
+    fs::create_dir_all(prefix.join("lib"))
+        .with_context(|| format!("cannot create {}", prefix.display()))?;
     let link = prefix.join("lib/libLLVM.so");
     let _ = fs::remove_file(&link);
-    std::os::unix::fs::symlink(&library, &link).with_context(|| format!("cannot create {}", link.display()))?;
+    std::os::unix::fs::symlink(&library, &link)
+        .with_context(|| format!("cannot create {}", link.display()))?;
     let feature = format!("llvm-{llvm}");
     run(cargo()
-        .args(["install", "bpf-linker", "--version", LINKER_VERSION, "--locked", "--quiet"])
+        .args([
+            "install",
+            "bpf-linker",
+            "--version",
+            LINKER_VERSION,
+            "--locked",
+            "--quiet",
+        ])
         .args(["--no-default-features", "--features", &feature, "--root"])
         .arg(folder)
         .arg("--target-dir")
@@ -161,26 +212,42 @@ fn install_linker(rustc: &Path, llvm: u32, folder: &Path) -> anyhow::Result<()> 
 /// The shared library of LLVM of this major version.
 fn llvm_library(llvm: u32) -> Option<PathBuf> {
     let wanted = format!("libLLVM.so.{llvm}");
-    let folders = fs::read_dir("/usr/lib").ok()?.flatten().map(|entry| entry.path()).filter(|path| path.is_dir());
+    let folders = fs::read_dir("/usr/lib")
+        .ok()?
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.is_dir());
     folders
         .chain([PathBuf::from("/usr/lib")])
         .flat_map(|folder| fs::read_dir(folder).into_iter().flatten().flatten())
         .map(|entry| entry.path())
-        .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&wanted)))
+        .find(|path| {
+            path.file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with(&wanted))
+        })
 }
 
 /// Makes sure of the programs that the lab calls.
 pub(crate) fn lab_programs() -> anyhow::Result<()> {
-    let missing: Vec<&str> =
-        PROGRAMS.iter().filter(|(program, _)| !on_path(program)).map(|(_, package)| *package).collect();
-    if missing.is_empty() { Ok(()) } else { install(&missing, "for the lab") }
+    let missing: Vec<&str> = PROGRAMS
+        .iter()
+        .filter(|(program, _)| !on_path(program))
+        .map(|(_, package)| *package)
+        .collect();
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        install(&missing, "for the lab")
+    }
 }
 
 /// Is a program on the path, or where root's programs are?
 fn on_path(program: &str) -> bool {
     let path = env::var_os("PATH").unwrap_or_default();
     let folders = env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
-    folders.map(|folder| folder.join(program)).any(|file| file.is_file())
+    folders
+        .map(|folder| folder.join(program))
+        .any(|file| file.is_file())
 }
 
 /// Installs packages, or says how.

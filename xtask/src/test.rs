@@ -9,8 +9,7 @@ use anyhow::Context as _;
 use clap::Args;
 
 use crate::{
-    Outcome, program,
-    setup,
+    Outcome, program, setup,
     shell::{cargo, is_root, say},
 };
 
@@ -32,12 +31,20 @@ struct Tally {
 impl Tally {
     /// Adds what a test program says at its end: `test result: ok. 3 passed; 0 failed; 1 ignored; …`.
     fn add_line(&mut self, line: &str) {
-        let Some((_, counts)) = line.trim().strip_prefix("test result: ").and_then(|rest| rest.split_once(". ")) else {
+        let Some((_, counts)) = line
+            .trim()
+            .strip_prefix("test result: ")
+            .and_then(|rest| rest.split_once(". "))
+        else {
             return;
         };
         for part in counts.split("; ") {
-            let Some((number, what)) = part.split_once(' ') else { continue };
-            let Ok(number) = number.parse::<u64>() else { continue };
+            let Some((number, what)) = part.split_once(' ') else {
+                continue;
+            };
+            let Ok(number) = number.parse::<u64>() else {
+                continue;
+            };
             match what {
                 "passed" => self.passed += number,
                 "failed" => self.failed += number,
@@ -54,7 +61,9 @@ impl Test {
             setup::lab_programs()?;
             program::daemon()?;
         } else {
-            say("not root: tests that need network namespaces and XDP are skipped; `sudo cargo xtask test` runs them too");
+            say(
+                "not root: tests that need network namespaces and XDP are skipped; `sudo cargo xtask test` runs them too",
+            );
         }
         let mut tally = Tally::default();
         let mut arguments = vec!["test", "--workspace", "--no-fail-fast"];
@@ -63,7 +72,10 @@ impl Test {
         if tally.passed + tally.failed == 0 {
             say("no test ran; the filter matches none");
         }
-        println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped);
+        println!(
+            "{} passed, {} failed, {} skipped",
+            tally.passed, tally.failed, tally.skipped
+        );
         let good = succeeded && tally.failed == 0 && tally.passed > 0;
         Ok(if good { Outcome::Done } else { Outcome::Failed })
     }
@@ -96,6 +108,13 @@ mod tests {
         tally.add_line("test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s");
         tally.add_line("test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 4 filtered out; finished in 0.00s");
         tally.add_line("test foo ... ok");
-        assert_eq!(tally, Tally { passed: 5, failed: 1, skipped: 1 });
+        assert_eq!(
+            tally,
+            Tally {
+                passed: 5,
+                failed: 1,
+                skipped: 1
+            }
+        );
     }
 }

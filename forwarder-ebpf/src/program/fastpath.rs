@@ -85,7 +85,9 @@ fn dispatch(ctx: &XdpContext, frame: &Packet, scratch: &mut Scratch, globals: &G
     let Some(service) = SERVICES.get(u32::from(service.0)) else {
         return fault();
     };
-    let why = read(frame, scratch, service, globals, from.is_some());
+    let returning = blurred(frame, from).is_some();
+    let returning = frame.blur(usize::from(returning));
+    let why = read(frame, scratch, service, globals, returning);
     if from.is_some() {
         return from_backend(ctx, frame, scratch, service, globals, from, why);
     }
@@ -112,11 +114,11 @@ fn read(
     scratch: &mut Scratch,
     service: &Service,
     globals: &Globals,
-    returning: bool,
+    returning: usize,
 ) -> u32 {
     let Scratch { flow, lines, scan } = scratch;
     let payload = frame.from(flow.payload());
-    let shape = if returning {
+    let shape = if frame.blur(returning) != 0 {
         check_returning(&payload)
     } else {
         check_shape(flow)

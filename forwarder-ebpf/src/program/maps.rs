@@ -8,7 +8,11 @@ use sip_forwarder_ebpf::abi::{
     Affinity, AffinityKey, Backend, BackendRef, BackendTraffic, Endpoint, FragmentKey, Globals,
     HintLine, Recent, RingLine, SentByKey, Service,
 };
-use sip_forwarder_ebpf::{packet::Flow, scan::{Lines, Scan}, verdict::VERDICT_LIMIT};
+use sip_forwarder_ebpf::{
+    packet::Flow,
+    scan::{Lines, Scan},
+    verdict::VERDICT_LIMIT,
+};
 
 /// VIP and port → service. A VIP also stands here with port 0, for packets that show no port.
 #[map]

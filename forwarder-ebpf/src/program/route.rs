@@ -1,5 +1,6 @@
 //! The way back to clients: the kernel's own routing table, asked for each packet.
 
+use crate::source::opaque;
 use aya_ebpf::{
     bindings::{
         BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS,
@@ -8,7 +9,6 @@ use aya_ebpf::{
     helpers::generated::bpf_fib_lookup,
     programs::XdpContext,
 };
-use crate::source::opaque;
 use core::mem::offset_of;
 use sip_forwarder_ebpf::{
     abi::{Endpoint, Macs},

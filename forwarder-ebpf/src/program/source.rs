@@ -142,7 +142,12 @@ impl Source for Packet {
     fn around(&self, offset: usize) -> Option<(u8, u64)> {
         let place = self.at::<[u8; 10]>(offset.wrapping_sub(1))?;
         // SAFETY: `at` has compared the place of all ten bytes with the end of the packet.
-        Some(unsafe { (place.cast::<u8>().read(), place.byte_add(2).cast::<u64>().read_unaligned()) })
+        Some(unsafe {
+            (
+                place.cast::<u8>().read(),
+                place.byte_add(2).cast::<u64>().read_unaligned(),
+            )
+        })
     }
 
     #[inline(always)]

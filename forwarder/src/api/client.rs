@@ -15,7 +15,9 @@ use tokio::net::UnixStream;
 #[derive(Debug, Error)]
 pub enum ClientError {
     /// Nobody is at the socket.
-    #[error("no sip-forwarder answers at {path}: {source}; start it with `sip-forwarder run`, or name its socket (forwarder.api_socket) with --socket or --config")]
+    #[error(
+        "no sip-forwarder answers at {path}: {source}; start it with `sip-forwarder run`, or name its socket (forwarder.api_socket) with --socket or --config"
+    )]
     Connect {
         /// The socket.
         path: PathBuf,
@@ -39,14 +41,22 @@ pub enum ClientError {
 pub async fn get(socket: &Path, resource: &str) -> Result<Bytes, ClientError> {
     let stream = UnixStream::connect(socket)
         .await
-        .map_err(|source| ClientError::Connect { path: socket.to_owned(), source })?;
+        .map_err(|source| ClientError::Connect {
+            path: socket.to_owned(),
+            source,
+        })?;
     let (status, body) = ask(stream, resource)
         .await
-        .map_err(|source| ClientError::Http { path: socket.to_owned(), source })?;
+        .map_err(|source| ClientError::Http {
+            path: socket.to_owned(),
+            source,
+        })?;
     if status.is_success() {
         Ok(body)
     } else {
-        Err(ClientError::Refused(String::from_utf8_lossy(&body).into_owned()))
+        Err(ClientError::Refused(
+            String::from_utf8_lossy(&body).into_owned(),
+        ))
     }
 }
 
@@ -54,9 +64,12 @@ async fn ask(
     stream: UnixStream,
     resource: &str,
 ) -> Result<(hyper::StatusCode, Bytes), Box<dyn std::error::Error + Send + Sync>> {
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let request = Request::get(resource).header("host", "localhost").body(Empty::<Bytes>::new())?;
+    let request = Request::get(resource)
+        .header("host", "localhost")
+        .body(Empty::<Bytes>::new())?;
     let response = sender.send_request(request).await?;
     let status = response.status();
     Ok((status, response.into_body().collect().await?.to_bytes()))

@@ -21,7 +21,9 @@ pub trait Source: Send + Sync + 'static {
 
 /// A fault with the API's socket.
 #[derive(Debug, Error)]
-#[error("cannot open the API socket {path}: {source}; set forwarder.api_socket to a path this user may create")]
+#[error(
+    "cannot open the API socket {path}: {source}; set forwarder.api_socket to a path this user may create"
+)]
 pub struct ApiError {
     /// The socket.
     path: PathBuf,
@@ -39,13 +41,21 @@ impl Server {
     /// Opens the socket, mode 0660, and serves. A socket that a dead daemon left is replaced; the
     /// state folder's lock says that it is dead.
     pub fn start(path: &Path, source: Arc<dyn Source>) -> Result<Self, ApiError> {
-        let listener = listen(path).map_err(|source| ApiError { path: path.to_owned(), source })?;
-        let router = Router::new().route("/status", get(status)).with_state(source);
+        let listener = listen(path).map_err(|source| ApiError {
+            path: path.to_owned(),
+            source,
+        })?;
+        let router = Router::new()
+            .route("/status", get(status))
+            .with_state(source);
         let task = tokio::spawn(async move {
             // It only ends when the runtime does.
             let _ = axum::serve(listener, router).await;
         });
-        Ok(Self { path: path.to_owned(), task })
+        Ok(Self {
+            path: path.to_owned(),
+            task,
+        })
     }
 }
 
@@ -69,6 +79,11 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-async fn status(State(source): State<Arc<dyn Source>>) -> Result<Json<Status>, (StatusCode, String)> {
-    source.status().map(Json).map_err(|fault| (StatusCode::INTERNAL_SERVER_ERROR, fault))
+async fn status(
+    State(source): State<Arc<dyn Source>>,
+) -> Result<Json<Status>, (StatusCode, String)> {
+    source
+        .status()
+        .map(Json)
+        .map_err(|fault| (StatusCode::INTERNAL_SERVER_ERROR, fault))
 }

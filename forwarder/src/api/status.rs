@@ -117,22 +117,64 @@ impl Status {
     }
 
     fn write_text(&self, out: &mut String) -> std::fmt::Result {
-        let attached: Vec<String> = self.interfaces.iter().map(|i| format!("{} ({})", i.name, i.mode)).collect();
-        writeln!(out, "sip-forwarder {}, up {} s, XDP on {}", self.version, self.uptime_seconds, attached.join(", "))?;
-        writeln!(out, "messages: {} by the fast path, {} by the slow path", self.messages.fast, self.messages.slow)?;
-        writeln!(out, "calls not at home: {} of {} entries", self.affinity.entries, self.affinity.capacity)?;
+        let attached: Vec<String> = self
+            .interfaces
+            .iter()
+            .map(|i| format!("{} ({})", i.name, i.mode))
+            .collect();
+        writeln!(
+            out,
+            "sip-forwarder {}, up {} s, XDP on {}",
+            self.version,
+            self.uptime_seconds,
+            attached.join(", ")
+        )?;
+        writeln!(
+            out,
+            "messages: {} by the fast path, {} by the slow path",
+            self.messages.fast, self.messages.slow
+        )?;
+        writeln!(
+            out,
+            "calls not at home: {} of {} entries",
+            self.affinity.entries, self.affinity.capacity
+        )?;
         for service in &self.services {
-            writeln!(out, "\nservice {} on {} ({})", service.name, service.vip, service.mode)?;
-            writeln!(out, "  {:<16} {:<28} {:>6}  {:<8} {:>12} {:>12}", "backend", "address", "weight", "state", "to", "from")?;
+            writeln!(
+                out,
+                "\nservice {} on {} ({})",
+                service.name, service.vip, service.mode
+            )?;
+            writeln!(
+                out,
+                "  {:<16} {:<28} {:>6}  {:<8} {:>12} {:>12}",
+                "backend", "address", "weight", "state", "to", "from"
+            )?;
             for b in &service.backends {
-                let state = if b.resolved { b.state.as_str() } else { "no way" };
+                let state = if b.resolved {
+                    b.state.as_str()
+                } else {
+                    "no way"
+                };
                 let (to, from) = (b.messages.to, b.messages.from);
-                writeln!(out, "  {:<16} {:<28} {:>6}  {state:<8} {to:>12} {from:>12}", b.name, b.address, b.weight)?;
+                writeln!(
+                    out,
+                    "  {:<16} {:<28} {:>6}  {state:<8} {to:>12} {from:>12}",
+                    b.name, b.address, b.weight
+                )?;
             }
         }
-        writeln!(out, "\n  {:>3} {:<20} {:<10} {:>12} {:>12}", "no.", "verdict", "outcome", "fast", "slow")?;
+        writeln!(
+            out,
+            "\n  {:>3} {:<20} {:<10} {:>12} {:>12}",
+            "no.", "verdict", "outcome", "fast", "slow"
+        )?;
         for v in &self.verdicts {
-            writeln!(out, "  {:>3} {:<20} {:<10} {:>12} {:>12}", v.number, v.name, v.outcome, v.fast, v.slow)?;
+            writeln!(
+                out,
+                "  {:>3} {:<20} {:<10} {:>12} {:>12}",
+                v.number, v.name, v.outcome, v.fast, v.slow
+            )?;
         }
         Ok(())
     }

@@ -16,8 +16,7 @@ use crate::{
         KernelTables, Maps,
         attach::{self, Attachment},
         counters::Counters,
-        environment,
-        maps_load,
+        environment, maps_load,
         nexthop::{NextHop, Resolver},
         pins::Pins,
         publish,
@@ -42,7 +41,12 @@ pub(super) async fn run(config: Config, object: &[u8]) -> anyhow::Result<()> {
     result
 }
 
-async fn serve(config: &Config, object: &[u8], state_dir: &StateDir, pins: &Pins) -> anyhow::Result<()> {
+async fn serve(
+    config: &Config,
+    object: &[u8],
+    state_dir: &StateDir,
+    pins: &Pins,
+) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let state = prepare_state(config, state_dir, pins)?;
@@ -60,7 +64,13 @@ async fn serve(config: &Config, object: &[u8], state_dir: &StateDir, pins: &Pins
     let workers = Workers::start(&vips(config, &state), config.forwarder.workers, tables)?;
     let attachments = attach_all(&mut ebpf, config, &maps, pins)?;
 
-    let picture = Picture::new(config.clone(), state.numbering.clone(), attachments, Arc::clone(&maps), counters);
+    let picture = Picture::new(
+        config.clone(),
+        state.numbering.clone(),
+        attachments,
+        Arc::clone(&maps),
+        counters,
+    );
     let server = Server::start(&config.forwarder.api_socket, Arc::new(picture))?;
     info!(services = config.services.len(), "forwarding");
     let mut refresh = tokio::time::interval(REFRESH);
@@ -84,9 +94,14 @@ fn prepare_state(config: &Config, state_dir: &StateDir, pins: &Pins) -> anyhow::
         Some(state) => state,
         None => {
             if pins.remove()? {
-                warn!("there are pinned maps but no state file that says what is in them; starting anew");
+                warn!(
+                    "there are pinned maps but no state file that says what is in them; starting anew"
+                );
             }
-            State { hash_key: state::new_hash_key()?, numbering: Default::default() }
+            State {
+                hash_key: state::new_hash_key()?,
+                numbering: Default::default(),
+            }
         }
     };
     state.numbering.assign(config);
@@ -103,7 +118,12 @@ fn vips(config: &Config, state: &State) -> Vec<(ServiceId, std::net::SocketAddr)
 }
 
 /// Puts the program on every configured interface, and takes it off those that are so no longer.
-fn attach_all(ebpf: &mut Ebpf, config: &Config, maps: &Maps, pins: &Pins) -> anyhow::Result<Vec<Attachment>> {
+fn attach_all(
+    ebpf: &mut Ebpf,
+    config: &Config,
+    maps: &Maps,
+    pins: &Pins,
+) -> anyhow::Result<Vec<Attachment>> {
     let interfaces = &config.forwarder.interfaces;
     for interface in interfaces {
         if let Some(index) = environment::interface_index(interface) {
@@ -117,8 +137,12 @@ fn attach_all(ebpf: &mut Ebpf, config: &Config, maps: &Maps, pins: &Pins) -> any
         .collect::<Result<Vec<_>, _>>()?;
     for old in pins.linked_interfaces() {
         if !interfaces.contains(&old) {
-            info!(interface = old, "no longer configured; taking the program off");
-            std::fs::remove_file(pins.link(&old)).with_context(|| format!("cannot unpin the link to {old}"))?;
+            info!(
+                interface = old,
+                "no longer configured; taking the program off"
+            );
+            std::fs::remove_file(pins.link(&old))
+                .with_context(|| format!("cannot unpin the link to {old}"))?;
         }
     }
     Ok(attachments)
@@ -142,18 +166,37 @@ struct Ways {
 impl Ways {
     /// Looks all of them up. A backend without a route is a fault of the configuration.
     async fn find(config: &Config, state: &State, resolver: &Resolver) -> anyhow::Result<Self> {
-        let interfaces =
-            config.forwarder.interfaces.iter().filter_map(|name| environment::interface_index(name)).collect();
-        let mut found = Self { ways: Vec::new(), interfaces };
+        let interfaces = config
+            .forwarder
+            .interfaces
+            .iter()
+            .filter_map(|name| environment::interface_index(name))
+            .collect();
+        let mut found = Self {
+            ways: Vec::new(),
+            interfaces,
+        };
         for service in &config.services {
             for backend in &service.backends {
                 let name = format!("service `{}`, backend `{}`", service.name, backend.name);
                 let address = backend.address.ip();
-                let next_hop = resolver.resolve(address).await.with_context(|| name.clone())?;
-                let Some(number) = state.numbering.backend(&service.name, &backend.name, backend.address) else {
+                let next_hop = resolver
+                    .resolve(address)
+                    .await
+                    .with_context(|| name.clone())?;
+                let Some(number) =
+                    state
+                        .numbering
+                        .backend(&service.name, &backend.name, backend.address)
+                else {
                     continue;
                 };
-                let mut way = Way { name, id: number.id(), address, next_hop: None };
+                let mut way = Way {
+                    name,
+                    id: number.id(),
+                    address,
+                    next_hop: None,
+                };
                 way.next_hop = found.usable(&way, next_hop);
                 if way.next_hop.is_none() {
                     warn!(backend = way.name, %address, "its next hop is not resolved yet; the slow path has it until then");
@@ -168,7 +211,11 @@ impl Ways {
     fn usable(&self, way: &Way, next_hop: Option<NextHop>) -> Option<NextHop> {
         let hop = next_hop?;
         if !self.interfaces.contains(&hop.interface) {
-            warn!(backend = way.name, interface = hop.interface, "the way to it leaves by an interface that is not in forwarder.interfaces; the slow path has it");
+            warn!(
+                backend = way.name,
+                interface = hop.interface,
+                "the way to it leaves by an interface that is not in forwarder.interfaces; the slow path has it"
+            );
             return None;
         }
         Some(hop)

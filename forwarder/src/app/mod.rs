@@ -33,7 +33,11 @@ pub fn check(path: &Path) -> anyhow::Result<()> {
     runtime()?.block_on(check_routes(&config))?;
     object::embedded()?;
     let backends: usize = config.services.iter().map(|s| s.backends.len()).sum();
-    say(&format!("{}: {} services, {backends} backends, ready to run\n", path.display(), config.services.len()))
+    say(&format!(
+        "{}: {} services, {backends} backends, ready to run\n",
+        path.display(),
+        config.services.len()
+    ))
 }
 
 /// Is there a route to every backend?
@@ -44,7 +48,9 @@ async fn check_routes(config: &Config) -> anyhow::Result<()> {
             resolver
                 .resolve(backend.address.ip())
                 .await
-                .with_context(|| format!("service `{}`, backend `{}`", service.name, backend.name))?;
+                .with_context(|| {
+                    format!("service `{}`, backend `{}`", service.name, backend.name)
+                })?;
         }
     }
     Ok(())
@@ -54,7 +60,11 @@ async fn check_routes(config: &Config) -> anyhow::Result<()> {
 pub fn unload(path: &Path) -> anyhow::Result<()> {
     let config = config::load(path)?;
     let removed = Pins::at(&config.forwarder.bpf_dir).remove()?;
-    let what = if removed { "taken off" } else { "nothing was there" };
+    let what = if removed {
+        "taken off"
+    } else {
+        "nothing was there"
+    };
     say(&format!("{}: {what}\n", config.forwarder.bpf_dir.display()))
 }
 
@@ -65,8 +75,13 @@ pub fn status(json: bool, socket: Option<PathBuf>, path: &Path) -> anyhow::Resul
         None => config::load(path)?.forwarder.api_socket,
     };
     let body = runtime()?.block_on(api::get(&socket, "/status"))?;
-    let status: Status = serde_json::from_slice(&body).context("the daemon is of another version; restart it")?;
-    say(&if json { serde_json::to_string(&status)? + "\n" } else { status.to_text() })
+    let status: Status =
+        serde_json::from_slice(&body).context("the daemon is of another version; restart it")?;
+    say(&if json {
+        serde_json::to_string(&status)? + "\n"
+    } else {
+        status.to_text()
+    })
 }
 
 /// Prints to stdout; a reader that went away is no fault.
@@ -78,11 +93,17 @@ fn say(text: &str) -> anyhow::Result<()> {
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
 }
 
 fn start_log() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     // Only the first log of a process counts; tests may start several.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .try_init();
 }

@@ -37,7 +37,14 @@ impl Picture {
         maps: Arc<Maps>,
         counters: Arc<Counters>,
     ) -> Self {
-        Self { config, numbering, attachments, maps, counters, started: Instant::now() }
+        Self {
+            config,
+            numbering,
+            attachments,
+            maps,
+            counters,
+            started: Instant::now(),
+        }
     }
 
     fn draw(&self) -> Result<status::Status, MapsError> {
@@ -50,15 +57,26 @@ impl Picture {
             interfaces: self
                 .attachments
                 .iter()
-                .map(|a| status::Interface { name: a.interface.clone(), mode: hook_name(a.mode).to_owned() })
+                .map(|a| status::Interface {
+                    name: a.interface.clone(),
+                    mode: hook_name(a.mode).to_owned(),
+                })
                 .collect(),
             messages: sent_on(&verdicts),
-            services: self.config.services.iter().map(|s| self.service(s)).collect::<Result<_, _>>()?,
+            services: self
+                .config
+                .services
+                .iter()
+                .map(|s| self.service(s))
+                .collect::<Result<_, _>>()?,
             affinity: status::Affinity {
                 entries: self.maps.affinity.count(),
                 capacity: self.maps.affinity_capacity(),
             },
-            verdicts: verdicts.into_iter().filter(|v| v.fast + v.slow > 0).collect(),
+            verdicts: verdicts
+                .into_iter()
+                .filter(|v| v.fast + v.slow > 0)
+                .collect(),
         })
     }
 
@@ -77,7 +95,10 @@ impl Picture {
     }
 
     fn service(&self, service: &config::Service) -> Result<status::Service, MapsError> {
-        let backends = service.backends.iter().filter_map(|b| self.backend(&service.name, b).transpose());
+        let backends = service
+            .backends
+            .iter()
+            .filter_map(|b| self.backend(&service.name, b).transpose());
         Ok(status::Service {
             name: service.name.clone(),
             vip: service.vip.to_string(),
@@ -86,13 +107,24 @@ impl Picture {
         })
     }
 
-    fn backend(&self, service: &str, backend: &config::Backend) -> Result<Option<status::Backend>, MapsError> {
-        let Some(number) = self.numbering.backend(service, &backend.name, backend.address) else {
+    fn backend(
+        &self,
+        service: &str,
+        backend: &config::Backend,
+    ) -> Result<Option<status::Backend>, MapsError> {
+        let Some(number) = self
+            .numbering
+            .backend(service, &backend.name, backend.address)
+        else {
             return Ok(None);
         };
         let entry = self.maps.backends.get(u32::from(number.index))?;
         let traffic = self.maps.traffic(u32::from(number.index))?;
-        let state = if entry.flags.has(BackendFlags::ALIVE) { "alive" } else { "dead" };
+        let state = if entry.flags.has(BackendFlags::ALIVE) {
+            "alive"
+        } else {
+            "dead"
+        };
         Ok(Some(status::Backend {
             name: backend.name.clone(),
             address: backend.address.to_string(),
@@ -125,8 +157,11 @@ fn sent_on(verdicts: &[status::Verdict]) -> status::Messages {
     let is_sent = |v: &&status::Verdict| {
         v.outcome == Outcome::Forwarded.name() || v.outcome == Outcome::Returned.name()
     };
-    verdicts.iter().filter(is_sent).fold(status::Messages::default(), |sum, v| status::Messages {
-        fast: sum.fast + v.fast,
-        slow: sum.slow + v.slow,
-    })
+    verdicts
+        .iter()
+        .filter(is_sent)
+        .fold(status::Messages::default(), |sum, v| status::Messages {
+            fast: sum.fast + v.fast,
+            slow: sum.slow + v.slow,
+        })
 }

@@ -45,7 +45,9 @@ fn interfaces(config: &Config) -> Check {
     }
     for name in interfaces {
         if name.is_empty() || name.len() > INTERFACE_NAME_LIMIT {
-            return Err(format!("forwarder.interfaces: `{name}` is no interface name; see `ip link`"));
+            return Err(format!(
+                "forwarder.interfaces: `{name}` is no interface name; see `ip link`"
+            ));
         }
     }
     unique(interfaces.iter().map(String::as_str), |name| {
@@ -57,15 +59,31 @@ fn limits(config: &Config) -> Check {
     let limits = &config.limits;
     within("limits.services", limits.services, 1, SERVICE_LIMIT)?;
     within("limits.backends", limits.backends, 1, BACKEND_LIMIT)?;
-    within("limits.affinity_entries", limits.affinity_entries, 1_024, 1 << 26)?;
-    within("limits.recent_entries", limits.recent_entries, 1_024, 1 << 26)?;
+    within(
+        "limits.affinity_entries",
+        limits.affinity_entries,
+        1_024,
+        1 << 26,
+    )?;
+    within(
+        "limits.recent_entries",
+        limits.recent_entries,
+        1_024,
+        1 << 26,
+    )?;
     let services = config.services.len();
     if services > limits.services as usize {
-        return Err(format!("there are {services} services, but limits.services is {}; raise it", limits.services));
+        return Err(format!(
+            "there are {services} services, but limits.services is {}; raise it",
+            limits.services
+        ));
     }
     let backends: usize = config.services.iter().map(|s| s.backends.len()).sum();
     if backends > limits.backends as usize {
-        return Err(format!("there are {backends} backends, but limits.backends is {}; raise it", limits.backends));
+        return Err(format!(
+            "there are {backends} backends, but limits.backends is {}; raise it",
+            limits.backends
+        ));
     }
     Ok(())
 }
@@ -100,29 +118,48 @@ fn vips(config: &Config) -> Check {
 }
 
 fn port(whose: &str, port: u16) -> Check {
-    if port == 0 { Err(format!("{whose}: port 0 is not allowed; give 1 to 65535")) } else { Ok(()) }
+    if port == 0 {
+        Err(format!("{whose}: port 0 is not allowed; give 1 to 65535"))
+    } else {
+        Ok(())
+    }
 }
 
 fn backends(service: &Service) -> Check {
     let name = &service.name;
     if service.backends.is_empty() {
-        return Err(format!("service `{name}` has no [[service.backend]]; give at least one, with name and address"));
+        return Err(format!(
+            "service `{name}` has no [[service.backend]]; give at least one, with name and address"
+        ));
     }
-    unique(service.backends.iter().map(|b| b.name.as_str()), |backend| {
-        format!("service `{name}` has two backends named `{backend}`; give each a name of its own")
-    })?;
+    unique(
+        service.backends.iter().map(|b| b.name.as_str()),
+        |backend| {
+            format!(
+                "service `{name}` has two backends named `{backend}`; give each a name of its own"
+            )
+        },
+    )?;
     for backend in &service.backends {
         let whose = format!("service `{name}`, backend `{}`", backend.name);
         port(&whose, backend.address.port())?;
         let ip = backend.address.ip();
         if ip.is_unspecified() || ip.is_multicast() {
-            return Err(format!("{whose}: address {ip} is no host's; give the proxy's address"));
+            return Err(format!(
+                "{whose}: address {ip} is no host's; give the proxy's address"
+            ));
         }
         if backend.address.is_ipv4() != service.vip.is_ipv4() {
-            return Err(format!("{whose}: {ip} and the VIP {} are of different IP versions; mode \"nat\" cannot translate between them", service.vip.ip()));
+            return Err(format!(
+                "{whose}: {ip} and the VIP {} are of different IP versions; mode \"nat\" cannot translate between them",
+                service.vip.ip()
+            ));
         }
         if backend.address == service.vip {
-            return Err(format!("{whose}: {} is the service's own VIP; give the proxy's address", backend.address));
+            return Err(format!(
+                "{whose}: {} is the service's own VIP; give the proxy's address",
+                backend.address
+            ));
         }
     }
     Ok(())
@@ -133,7 +170,9 @@ fn sources(config: &Config) -> Check {
     let mut seen = HashMap::new();
     for service in &config.services {
         for backend in &service.backends {
-            if let Some((other, name)) = seen.insert(backend.address, (&service.name, &backend.name)) {
+            if let Some((other, name)) =
+                seen.insert(backend.address, (&service.name, &backend.name))
+            {
                 return Err(format!(
                     "service `{}`, backend `{}`: {} is already backend `{name}` of service `{other}`; in mode \"nat\" one address and port can answer for one VIP only",
                     service.name, backend.name, backend.address
@@ -192,14 +231,20 @@ mod tests {
     #[test]
     fn an_unknown_key_is_refused_with_its_name_and_what_is_allowed() {
         let message = fault("weight = 3", "wieght = 3");
-        assert!(message.contains("wieght") && message.contains("weight"), "{message}");
+        assert!(
+            message.contains("wieght") && message.contains("weight"),
+            "{message}"
+        );
     }
 
     #[test]
     fn weights_out_of_range_are_refused() {
         for weight in ["0", "70000", "-1"] {
             let message = fault("weight = 3", &format!("weight = {weight}"));
-            assert!(message.contains("`p2`") && message.contains("1 to 1000"), "{message}");
+            assert!(
+                message.contains("`p2`") && message.contains("1 to 1000"),
+                "{message}"
+            );
         }
     }
 
@@ -207,7 +252,10 @@ mod tests {
     fn two_services_on_one_vip_and_port_are_refused() {
         let second = "[[service]]\nname = \"b\"\naddress = \"192.0.2.10\"\n[[service.backend]]\nname = \"x\"\naddress = \"198.51.100.13\"\n[[service]]";
         let message = fault("[[service]]", second);
-        assert!(message.contains("192.0.2.10:5060") && message.contains("`carrier`"), "{message}");
+        assert!(
+            message.contains("192.0.2.10:5060") && message.contains("`carrier`"),
+            "{message}"
+        );
     }
 
     #[test]

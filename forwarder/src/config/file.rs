@@ -33,9 +33,15 @@ pub enum ConfigError {
 fn one_line(error: &toml::de::Error) -> String {
     let text = error.to_string();
     let mut lines = text.lines();
-    let place = lines.next().unwrap_or_default().trim_start_matches("TOML parse error at ");
+    let place = lines
+        .next()
+        .unwrap_or_default()
+        .trim_start_matches("TOML parse error at ");
     let what = error.message();
-    let quoted = lines.find_map(|line| line.split_once(" | ").filter(|(number, _)| number.trim().parse::<u32>().is_ok()));
+    let quoted = lines.find_map(|line| {
+        line.split_once(" | ")
+            .filter(|(number, _)| number.trim().parse::<u32>().is_ok())
+    });
     match quoted {
         Some((_, source)) => format!("{place} (`{}`): {what}", source.trim()),
         None => what.to_owned(),
@@ -91,16 +97,26 @@ const fn one() -> i64 {
 
 /// Reads and checks a file.
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
     parse(&text)
 }
 
 /// Checks the text of a file.
 pub fn parse(text: &str) -> Result<Config, ConfigError> {
     let file: File = toml::from_str(text)?;
-    let services = file.services.into_iter().map(service).collect::<Result<_, _>>()?;
-    let config = Config { forwarder: file.forwarder, limits: file.limits, services };
+    let services = file
+        .services
+        .into_iter()
+        .map(service)
+        .collect::<Result<_, _>>()?;
+    let config = Config {
+        forwarder: file.forwarder,
+        limits: file.limits,
+        services,
+    };
     check::check(&config).map_err(ConfigError::Invalid)?;
     Ok(config)
 }
@@ -110,8 +126,13 @@ fn service(file: FileService) -> Result<Service, ConfigError> {
         .backends
         .into_iter()
         .map(|backend| {
-            let weight = check::weight(&file.name, &backend.name, backend.weight).map_err(ConfigError::Invalid)?;
-            Ok(Backend { name: backend.name, address: SocketAddr::new(backend.address, backend.port), weight })
+            let weight = check::weight(&file.name, &backend.name, backend.weight)
+                .map_err(ConfigError::Invalid)?;
+            Ok(Backend {
+                name: backend.name,
+                address: SocketAddr::new(backend.address, backend.port),
+                weight,
+            })
         })
         .collect::<Result<_, ConfigError>>()?;
     Ok(Service {

@@ -80,7 +80,12 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { services: 16, backends: 1_024, affinity_entries: 1 << 20, recent_entries: 1 << 20 }
+        Self {
+            services: 16,
+            backends: 1_024,
+            affinity_entries: 1 << 20,
+            recent_entries: 1 << 20,
+        }
     }
 }
 

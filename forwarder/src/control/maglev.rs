@@ -56,7 +56,11 @@ pub fn table(members: &[Member<'_>], slots: u32) -> Vec<u16> {
         .map(|(index, member)| (index, Walk::new(member.name, slots), 0))
         .collect();
     turns.sort_by_key(|(index, ..)| members[*index].name);
-    let Some(heaviest) = turns.iter().map(|(index, ..)| u32::from(members[*index].weight)).max() else {
+    let Some(heaviest) = turns
+        .iter()
+        .map(|(index, ..)| u32::from(members[*index].weight))
+        .max()
+    else {
         return Vec::new();
     };
     const FREE: u16 = u16::MAX;
@@ -90,7 +94,11 @@ mod tests {
     use sip_forwarder_ebpf::abi::RING_SLOTS;
 
     fn members<'a>(names: &'a [String], weights: &[u16]) -> Vec<Member<'a>> {
-        names.iter().zip(weights).map(|(name, &weight)| Member { name, weight }).collect()
+        names
+            .iter()
+            .zip(weights)
+            .map(|(name, &weight)| Member { name, weight })
+            .collect()
     }
 
     fn names(n: usize) -> Vec<String> {
@@ -141,7 +149,11 @@ mod tests {
         let names = names(10);
         let before = table(&members(&names, &[1; 10]), RING_SLOTS);
         let after = table(&members(&names[..9], &[1; 9]), RING_SLOTS);
-        let moved = before.iter().zip(&after).filter(|(b, a)| **b != 9 && b != a).count();
+        let moved = before
+            .iter()
+            .zip(&after)
+            .filter(|(b, a)| **b != 9 && b != a)
+            .count();
         assert!(moved * 100 < RING_SLOTS as usize * 2, "{moved} slots moved");
     }
 
@@ -149,19 +161,38 @@ mod tests {
     #[test]
     fn the_golden_ring_stands() {
         let members = [
-            Member { name: "alpha", weight: 1 },
-            Member { name: "beta", weight: 2 },
-            Member { name: "gamma", weight: 1 },
+            Member {
+                name: "alpha",
+                weight: 1,
+            },
+            Member {
+                name: "beta",
+                weight: 2,
+            },
+            Member {
+                name: "gamma",
+                weight: 1,
+            },
         ];
         assert_eq!(table(&members, 31), GOLDEN);
     }
 
-    const GOLDEN: [u16; 31] =
-        [2, 1, 0, 1, 2, 0, 2, 2, 0, 2, 1, 0, 0, 0, 1, 1, 1, 1, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 2, 0];
+    const GOLDEN: [u16; 31] = [
+        2, 1, 0, 1, 2, 0, 2, 2, 0, 2, 1, 0, 0, 0, 1, 1, 1, 1, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 2, 0,
+    ];
 
     #[test]
     fn nobody_holds_a_ring_of_nobody() {
         assert!(table(&[], 7).is_empty());
-        assert!(table(&[Member { name: "a", weight: 0 }], 7).is_empty());
+        assert!(
+            table(
+                &[Member {
+                    name: "a",
+                    weight: 0
+                }],
+                7
+            )
+            .is_empty()
+        );
     }
 }

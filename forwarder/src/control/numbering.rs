@@ -40,7 +40,8 @@ pub struct Numbering {
 impl Numbering {
     /// Gives numbers to everything configured, keeping those that are known, and frees the others.
     pub fn assign(&mut self, config: &Config) {
-        self.services.retain(|name, _| config.services.iter().any(|s| &s.name == name));
+        self.services
+            .retain(|name, _| config.services.iter().any(|s| &s.name == name));
         for service in &config.services {
             if !self.services.contains_key(&service.name) {
                 let index = first_free(|n| self.services.values().any(|&used| used == n));
@@ -56,8 +57,18 @@ impl Numbering {
         for name in wanted {
             if !self.backends.contains_key(&name) {
                 let index = first_free(|n| self.backends.values().any(|number| number.index == n));
-                let incarnation = self.incarnations.entry(index).and_modify(|i| *i = i.wrapping_add(1)).or_insert(1);
-                self.backends.insert(name, Number { index, incarnation: *incarnation });
+                let incarnation = self
+                    .incarnations
+                    .entry(index)
+                    .and_modify(|i| *i = i.wrapping_add(1))
+                    .or_insert(1);
+                self.backends.insert(
+                    name,
+                    Number {
+                        index,
+                        incarnation: *incarnation,
+                    },
+                );
             }
         }
     }
@@ -91,7 +102,9 @@ mod tests {
     fn config(backends: &[(&str, u8)]) -> Config {
         let list: String = backends
             .iter()
-            .map(|(name, host)| format!("[[service.backend]]\nname = \"{name}\"\naddress = \"198.51.100.{host}\"\n"))
+            .map(|(name, host)| {
+                format!("[[service.backend]]\nname = \"{name}\"\naddress = \"198.51.100.{host}\"\n")
+            })
             .collect();
         parse(&format!(
             "[forwarder]\ninterfaces = [\"eth0\"]\n[[service]]\nname = \"s\"\naddress = \"192.0.2.1\"\n{list}"
@@ -100,7 +113,11 @@ mod tests {
     }
 
     fn number(numbering: &Numbering, name: &str, host: u8) -> Option<Number> {
-        numbering.backend("s", name, format!("198.51.100.{host}:5060").parse().unwrap())
+        numbering.backend(
+            "s",
+            name,
+            format!("198.51.100.{host}:5060").parse().unwrap(),
+        )
     }
 
     #[test]
@@ -129,6 +146,9 @@ mod tests {
         numbering.assign(&config(&[("a", 1)]));
         let before = number(&numbering, "a", 1).unwrap();
         numbering.assign(&config(&[("a", 9)]));
-        assert_ne!(number(&numbering, "a", 9).unwrap().incarnation, before.incarnation);
+        assert_ne!(
+            number(&numbering, "a", 9).unwrap().incarnation,
+            before.incarnation
+        );
     }
 }

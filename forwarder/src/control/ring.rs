@@ -26,24 +26,35 @@ pub struct RingMember<'a> {
 pub fn build(members: &[RingMember<'_>]) -> Vec<Slot> {
     let target = maglev::table(&weights(members, |_| true), RING_SLOTS);
     let everybody_open = members.iter().all(|m| m.open);
-    let open = if everybody_open { Vec::new() } else { maglev::table(&weights(members, |m| m.open), RING_SLOTS) };
+    let open = if everybody_open {
+        Vec::new()
+    } else {
+        maglev::table(&weights(members, |m| m.open), RING_SLOTS)
+    };
     let mut slots = vec![Slot::EMPTY; RING_SLOTS as usize];
     for (index, &holder) in target.iter().enumerate() {
         let home = &members[usize::from(holder)];
         let admit = if home.open {
             home.id
         } else {
-            open.get(index).map_or(BackendId::NONE, |&other| members[usize::from(other)].id)
+            open.get(index)
+                .map_or(BackendId::NONE, |&other| members[usize::from(other)].id)
         };
         slots[index] = Slot::new(home.id, admit, false);
     }
     slots
 }
 
-fn weights<'a>(members: &[RingMember<'a>], takes_part: impl Fn(&RingMember<'_>) -> bool) -> Vec<Member<'a>> {
+fn weights<'a>(
+    members: &[RingMember<'a>],
+    takes_part: impl Fn(&RingMember<'_>) -> bool,
+) -> Vec<Member<'a>> {
     members
         .iter()
-        .map(|m| Member { name: m.name, weight: if takes_part(m) { m.weight } else { 0 } })
+        .map(|m| Member {
+            name: m.name,
+            weight: if takes_part(m) { m.weight } else { 0 },
+        })
         .collect()
 }
 
@@ -56,13 +67,22 @@ mod tests {
             .into_iter()
             .zip(open)
             .enumerate()
-            .map(|(i, (name, open))| RingMember { id: BackendId(i as u16), name, weight: 1, open })
+            .map(|(i, (name, open))| RingMember {
+                id: BackendId(i as u16),
+                name,
+                weight: 1,
+                open,
+            })
             .collect()
     }
 
     #[test]
     fn with_everybody_open_both_columns_agree() {
-        assert!(build(&members([true; 3])).iter().all(|slot| slot.home() == slot.admit()));
+        assert!(
+            build(&members([true; 3]))
+                .iter()
+                .all(|slot| slot.home() == slot.admit())
+        );
     }
 
     #[test]
@@ -78,12 +98,19 @@ mod tests {
             }
         }
         let mean = f64::from(admitted[0] + admitted[2]) / 2.0;
-        assert!((f64::from(admitted[0]) - mean).abs() / mean < 0.05, "{admitted:?}");
+        assert!(
+            (f64::from(admitted[0]) - mean).abs() / mean < 0.05,
+            "{admitted:?}"
+        );
     }
 
     #[test]
     fn with_nobody_open_calls_keep_their_homes() {
         let slots = build(&members([false; 3]));
-        assert!(slots.iter().all(|slot| slot.admit().0 == 0x7fff && slot.home().0 < 3));
+        assert!(
+            slots
+                .iter()
+                .all(|slot| slot.admit().0 == 0x7fff && slot.home().0 < 3)
+        );
     }
 }

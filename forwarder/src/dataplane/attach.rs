@@ -5,10 +5,9 @@ use std::{fs, io, path::Path};
 use aya::{
     Ebpf,
     programs::{
-        Xdp, XdpMode as AyaMode,
+        ProgramError, Xdp, XdpMode as AyaMode,
         links::{FdLink, LinkError, PinnedLink},
         xdp::XdpLink,
-        ProgramError,
     },
 };
 use serde::Serialize;
@@ -34,10 +33,14 @@ pub enum AttachError {
     #[error("there is no interface `{0}`; `ip link` lists those there are")]
     NoInterface(String),
     /// Another XDP program sits there.
-    #[error("interface {0} already has an XDP program; if it is a forgotten forwarder's, take it off with `sip-forwarder unload`, else with `ip link set dev {0} xdp off`")]
+    #[error(
+        "interface {0} already has an XDP program; if it is a forgotten forwarder's, take it off with `sip-forwarder unload`, else with `ip link set dev {0} xdp off`"
+    )]
     Busy(String),
     /// The driver cannot run it.
-    #[error("interface {interface} does not take the XDP program in native mode: {source}; set forwarder.xdp = \"auto\" or \"generic\"")]
+    #[error(
+        "interface {interface} does not take the XDP program in native mode: {source}; set forwarder.xdp = \"auto\" or \"generic\""
+    )]
     NotNative {
         /// The interface.
         interface: String,
@@ -75,22 +78,33 @@ pub struct Attachment {
 
 /// Loads the program into the kernel.
 pub fn load_program(ebpf: &mut Ebpf) -> Result<&mut Xdp, AttachError> {
-    let program: &mut Xdp =
-        ebpf.program_mut(PROGRAM).ok_or(AttachError::Missing)?.try_into().map_err(AttachError::Load)?;
+    let program: &mut Xdp = ebpf
+        .program_mut(PROGRAM)
+        .ok_or(AttachError::Missing)?
+        .try_into()
+        .map_err(AttachError::Load)?;
     program.load().map_err(AttachError::Load)?;
     Ok(program)
 }
 
 /// Puts the program on an interface. Where one of ours is pinned it is replaced in place, and no
 /// packet is lost.
-pub fn attach(program: &mut Xdp, interface: &str, mode: XdpMode, pins: &Pins) -> Result<Attachment, AttachError> {
+pub fn attach(
+    program: &mut Xdp,
+    interface: &str,
+    mode: XdpMode,
+    pins: &Pins,
+) -> Result<Attachment, AttachError> {
     let pin = pins.link(interface);
     if pin.exists() {
         match take_over(program, &pin) {
             Ok(()) => {
                 let mode = current_hook(interface);
                 info!(interface, ?mode, "took over the program that was attached");
-                return Ok(Attachment { interface: interface.to_owned(), mode });
+                return Ok(Attachment {
+                    interface: interface.to_owned(),
+                    mode,
+                });
             }
             Err(error) => {
                 // The interface was made anew under its old name: the link leads nowhere.
@@ -101,11 +115,17 @@ pub fn attach(program: &mut Xdp, interface: &str, mode: XdpMode, pins: &Pins) ->
     }
     let hook = attach_anew(program, interface, mode, &pin)?;
     info!(interface, mode = ?hook, "attached the XDP program");
-    Ok(Attachment { interface: interface.to_owned(), mode: hook })
+    Ok(Attachment {
+        interface: interface.to_owned(),
+        mode: hook,
+    })
 }
 
 fn other(interface: &str, source: impl std::error::Error + Send + Sync + 'static) -> AttachError {
-    AttachError::Other { interface: interface.to_owned(), source: Box::new(source) }
+    AttachError::Other {
+        interface: interface.to_owned(),
+        source: Box::new(source),
+    }
 }
 
 fn take_over(program: &mut Xdp, pin: &Path) -> Result<(), ProgramError> {
@@ -121,7 +141,12 @@ fn link_error(error: LinkError) -> ProgramError {
     ProgramError::IOError(io::Error::other(error))
 }
 
-fn attach_anew(program: &mut Xdp, interface: &str, mode: XdpMode, pin: &Path) -> Result<Hook, AttachError> {
+fn attach_anew(
+    program: &mut Xdp,
+    interface: &str,
+    mode: XdpMode,
+    pin: &Path,
+) -> Result<Hook, AttachError> {
     let native = || (AyaMode::Driver, Hook::Native);
     let generic = || (AyaMode::Skb, Hook::Generic);
     let (first, fallback) = match mode {
@@ -131,9 +156,15 @@ fn attach_anew(program: &mut Xdp, interface: &str, mode: XdpMode, pin: &Path) ->
     };
     match try_attach(program, interface, first.0, pin) {
         Ok(()) => Ok(first.1),
-        Err(AttachError::NotNative { interface: name, source }) => {
+        Err(AttachError::NotNative {
+            interface: name,
+            source,
+        }) => {
             let Some((mode, hook)) = fallback else {
-                return Err(AttachError::NotNative { interface: name, source });
+                return Err(AttachError::NotNative {
+                    interface: name,
+                    source,
+                });
             };
             warn!(interface, %source, "no native XDP here; falling back to the slow generic mode");
             try_attach(program, interface, mode, pin).map(|()| hook)
@@ -142,17 +173,29 @@ fn attach_anew(program: &mut Xdp, interface: &str, mode: XdpMode, pin: &Path) ->
     }
 }
 
-fn try_attach(program: &mut Xdp, interface: &str, mode: AyaMode, pin: &Path) -> Result<(), AttachError> {
-    let id = program.attach(interface, mode).map_err(|error| explain(interface, error))?;
-    let link = program.take_link(id).map_err(|error| other(interface, error))?;
-    let link = <XdpLink as TryInto<FdLink>>::try_into(link).map_err(|error| other(interface, error))?;
+fn try_attach(
+    program: &mut Xdp,
+    interface: &str,
+    mode: AyaMode,
+    pin: &Path,
+) -> Result<(), AttachError> {
+    let id = program
+        .attach(interface, mode)
+        .map_err(|error| explain(interface, error))?;
+    let link = program
+        .take_link(id)
+        .map_err(|error| other(interface, error))?;
+    let link =
+        <XdpLink as TryInto<FdLink>>::try_into(link).map_err(|error| other(interface, error))?;
     link.pin(pin).map_err(|error| other(interface, error))?;
     Ok(())
 }
 
 fn explain(interface: &str, error: ProgramError) -> AttachError {
     let errno = match &error {
-        ProgramError::UnknownInterface { .. } => return AttachError::NoInterface(interface.to_owned()),
+        ProgramError::UnknownInterface { .. } => {
+            return AttachError::NoInterface(interface.to_owned());
+        }
         ProgramError::SyscallError(syscall) => syscall.io_error.raw_os_error(),
         _ => None,
     };
@@ -168,7 +211,15 @@ fn explain(interface: &str, error: ProgramError) -> AttachError {
 
 /// Tells the hook of an attached program by what `ip link` reports of the interface.
 fn current_hook(interface: &str) -> Hook {
-    let output = std::process::Command::new("ip").args(["-o", "link", "show", "dev", interface]).output();
-    let text = output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
-    if text.contains("xdpgeneric") { Hook::Generic } else { Hook::Native }
+    let output = std::process::Command::new("ip")
+        .args(["-o", "link", "show", "dev", interface])
+        .output();
+    let text = output
+        .map(|o| String::from_utf8_lossy(&o.stdout).into_owned())
+        .unwrap_or_default();
+    if text.contains("xdpgeneric") {
+        Hook::Generic
+    } else {
+        Hook::Native
+    }
 }

@@ -18,8 +18,15 @@ impl Counters {
     /// All zero, for so many backends.
     #[must_use]
     pub fn new(backends: u32) -> Self {
-        let zeroes = |n: u32| (0..n).map(|_| CachePadded::new(AtomicU64::new(0))).collect();
-        Self { verdicts: zeroes(VERDICT_LIMIT), backends: zeroes(backends) }
+        let zeroes = |n: u32| {
+            (0..n)
+                .map(|_| CachePadded::new(AtomicU64::new(0)))
+                .collect()
+        };
+        Self {
+            verdicts: zeroes(VERDICT_LIMIT),
+            backends: zeroes(backends),
+        }
     }
 
     /// Counts a verdict.
@@ -43,6 +50,8 @@ impl Counters {
     /// Messages given to this backend.
     #[must_use]
     pub fn of_backend(&self, backend: BackendId) -> u64 {
-        self.backends.get(usize::from(backend.0)).map_or(0, |counter| counter.load(Ordering::Relaxed))
+        self.backends
+            .get(usize::from(backend.0))
+            .map_or(0, |counter| counter.load(Ordering::Relaxed))
     }
 }

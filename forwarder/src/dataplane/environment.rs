@@ -15,13 +15,17 @@ use crate::config::Config;
 #[derive(Debug, Error)]
 pub enum EnvironmentError {
     /// A capability is missing.
-    #[error("capability {0} is missing; run as root, or grant it (systemd: AmbientCapabilities={0})")]
+    #[error(
+        "capability {0} is missing; run as root, or grant it (systemd: AmbientCapabilities={0})"
+    )]
     Capability(&'static str),
     /// There is no such interface.
     #[error("there is no interface `{0}`; `ip link` lists those there are")]
     Interface(String),
     /// The VIP is not this machine's.
-    #[error("service `{service}`: the VIP {vip} is not an address of this machine; add it: ip address add {vip}/{length} dev lo")]
+    #[error(
+        "service `{service}`: the VIP {vip} is not an address of this machine; add it: ip address add {vip}/{length} dev lo"
+    )]
     Vip {
         /// The service.
         service: String,
@@ -31,7 +35,9 @@ pub enum EnvironmentError {
         length: u8,
     },
     /// The kernel does not forward.
-    #[error("{key} is 0, so packets of backends find no way back to clients; set it: sysctl -w {key}=1")]
+    #[error(
+        "{key} is 0, so packets of backends find no way back to clients; set it: sysctl -w {key}=1"
+    )]
     Forwarding {
         /// The sysctl.
         key: &'static str,
@@ -39,8 +45,12 @@ pub enum EnvironmentError {
 }
 
 /// Capabilities the daemon needs, by number (linux/capability.h).
-const CAPABILITIES: [(u32, &str); 4] =
-    [(12, "CAP_NET_ADMIN"), (13, "CAP_NET_RAW"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
+const CAPABILITIES: [(u32, &str); 4] = [
+    (12, "CAP_NET_ADMIN"),
+    (13, "CAP_NET_RAW"),
+    (38, "CAP_PERFMON"),
+    (39, "CAP_BPF"),
+];
 const CAP_SYS_ADMIN: u32 = 21;
 
 /// Checks all of it.
@@ -98,7 +108,10 @@ fn forwarding(vip: IpAddr) -> Result<(), EnvironmentError> {
     let (key, file) = if vip.is_ipv4() {
         ("net.ipv4.ip_forward", "/proc/sys/net/ipv4/ip_forward")
     } else {
-        ("net.ipv6.conf.all.forwarding", "/proc/sys/net/ipv6/conf/all/forwarding")
+        (
+            "net.ipv6.conf.all.forwarding",
+            "/proc/sys/net/ipv6/conf/all/forwarding",
+        )
     };
     match fs::read_to_string(file) {
         Ok(value) if value.trim() == "0" => Err(EnvironmentError::Forwarding { key }),

@@ -4,8 +4,8 @@ use std::{net::SocketAddr, sync::Arc};
 
 use sip_forwarder_ebpf::{
     abi::{
-        Affinity, Backend, BackendFlags, BackendId, HINTS_PER_LINE, Recent, SLOTS_PER_LINE, SentByKey, Service,
-        ServiceId, Slot,
+        Affinity, Backend, BackendFlags, BackendId, HINTS_PER_LINE, Recent, SLOTS_PER_LINE,
+        SentByKey, Service, ServiceId, Slot,
     },
     hash::{self, Digest},
     rule::{self, Decision, Entry, Found},
@@ -28,10 +28,19 @@ impl KernelTables {
     /// Over these maps, whose globals are set.
     pub fn new(maps: Arc<Maps>, counters: Arc<Counters>) -> Result<Self, MapsError> {
         let globals = maps.globals.get(0)?;
-        Ok(Self { maps, counters, hash_key: globals.hash_key, recent_mask: globals.recent_mask })
+        Ok(Self {
+            maps,
+            counters,
+            hash_key: globals.hash_key,
+            recent_mask: globals.recent_mask,
+        })
     }
 
-    fn try_place(&self, id: ServiceId, message: &Message<'_>) -> Result<Option<Placement>, MapsError> {
+    fn try_place(
+        &self,
+        id: ServiceId,
+        message: &Message<'_>,
+    ) -> Result<Option<Placement>, MapsError> {
         let service = self.maps.services.get(u32::from(id.0))?;
         let call = hash::digest(self.hash_key, message.call_id);
         let found = self.find(&service, message, call)?;
@@ -42,10 +51,18 @@ impl KernelTables {
         let backend = self.maps.backends.get(u32::from(decision.backend.0))?;
         self.remember(&service, call, &decision, &backend)?;
         self.counters.to_backend(decision.backend);
-        Ok(Some(Placement { backend: backend.endpoint.into(), verdict: decision.verdict }))
+        Ok(Some(Placement {
+            backend: backend.endpoint.into(),
+            verdict: decision.verdict,
+        }))
     }
 
-    fn find(&self, service: &Service, message: &Message<'_>, call: Digest) -> Result<Found, MapsError> {
+    fn find(
+        &self,
+        service: &Service,
+        message: &Message<'_>,
+        call: Digest,
+    ) -> Result<Found, MapsError> {
         let slot = self.slot(service, call)?;
         let (entry, known) = self.entry(service, call)?;
         Ok(Found {
@@ -53,7 +70,11 @@ impl KernelTables {
             entry,
             known,
             named: self.named(service, message.host)?,
-            recent: if message.role.starts() { self.recent(service, call)? } else { BackendId::NONE },
+            recent: if message.role.starts() {
+                self.recent(service, call)?
+            } else {
+                BackendId::NONE
+            },
             admit: self.live(service, slot.admit()),
             home: self.live(service, slot.home()),
             slot,
@@ -81,13 +102,21 @@ impl KernelTables {
         let Some(entry) = self.maps.affinity.get(&call.affinity_key(service.id))? else {
             return Ok((Entry::Absent, BackendId::NONE));
         };
-        let same = self.backend(entry.backend).is_some_and(|b| b.incarnation == entry.incarnation);
+        let same = self
+            .backend(entry.backend)
+            .is_some_and(|b| b.incarnation == entry.incarnation);
         let known = self.live(service, entry.backend);
-        Ok(if same && known.is_some() { (Entry::Live, known) } else { (Entry::Stale, BackendId::NONE) })
+        Ok(if same && known.is_some() {
+            (Entry::Live, known)
+        } else {
+            (Entry::Stale, BackendId::NONE)
+        })
     }
 
     fn named(&self, service: &Service, host: Option<(&[u8], u16)>) -> Result<BackendId, MapsError> {
-        let Some((text, port)) = host else { return Ok(BackendId::NONE) };
+        let Some((text, port)) = host else {
+            return Ok(BackendId::NONE);
+        };
         let key = SentByKey::new(hash::digest(self.hash_key, &canonical(text)).0, port);
         Ok(match self.maps.sent_by.get(&key)? {
             Some(name) if name.service == service.id => self.live(service, name.backend),
@@ -96,8 +125,14 @@ impl KernelTables {
     }
 
     fn recent(&self, service: &Service, call: Digest) -> Result<BackendId, MapsError> {
-        let seen = self.maps.recent.get(call.recent_index(service.id, self.recent_mask))?;
-        Ok(self.live(service, seen.backend_of(call.fingerprint(service.id), seconds() as u16)))
+        let seen = self
+            .maps
+            .recent
+            .get(call.recent_index(service.id, self.recent_mask))?;
+        Ok(self.live(
+            service,
+            seen.backend_of(call.fingerprint(service.id), seconds() as u16),
+        ))
     }
 
     fn remember(
@@ -110,11 +145,19 @@ impl KernelTables {
         let now = seconds();
         if decision.remember_start {
             let seen = Recent::new(call.fingerprint(service.id), now as u16, decision.backend);
-            self.maps.recent.set(call.recent_index(service.id, self.recent_mask), seen)?;
+            self.maps
+                .recent
+                .set(call.recent_index(service.id, self.recent_mask), seen)?;
         }
         if decision.remember_call {
-            let entry = Affinity { backend: decision.backend, incarnation: backend.incarnation, second: now };
-            self.maps.affinity.insert(&call.affinity_key(service.id), &entry)?;
+            let entry = Affinity {
+                backend: decision.backend,
+                incarnation: backend.incarnation,
+                second: now,
+            };
+            self.maps
+                .affinity
+                .insert(&call.affinity_key(service.id), &entry)?;
             let index = service.hints + call.slot() / HINTS_PER_LINE;
             let mut line = self.maps.hints.get(index)?;
             let hint = &mut line.0[(call.slot() % HINTS_PER_LINE) as usize];
@@ -142,9 +185,12 @@ impl Tables for KernelTables {
     }
 
     fn takes_calls(&self, service: ServiceId) -> bool {
-        let Ok(service) = self.maps.services.get(u32::from(service.0)) else { return false };
+        let Ok(service) = self.maps.services.get(u32::from(service.0)) else {
+            return false;
+        };
         // Any slot that admits somebody will do; with somebody open, all of them admit somebody.
-        self.slot(&service, Digest(0)).is_ok_and(|slot| self.live(&service, slot.admit()).is_some())
+        self.slot(&service, Digest(0))
+            .is_ok_and(|slot| self.live(&service, slot.admit()).is_some())
     }
 
     fn is_own_name(&self, service: ServiceId, host: &[u8], port: u16) -> bool {
@@ -162,7 +208,12 @@ impl Tables for KernelTables {
 #[must_use]
 pub(super) fn canonical(host: &[u8]) -> Vec<u8> {
     let inner = host.strip_prefix(b"[").and_then(|h| h.strip_suffix(b"]"));
-    let address = inner.and_then(|text| std::str::from_utf8(text).ok()?.parse::<std::net::Ipv6Addr>().ok());
+    let address = inner.and_then(|text| {
+        std::str::from_utf8(text)
+            .ok()?
+            .parse::<std::net::Ipv6Addr>()
+            .ok()
+    });
     match address {
         Some(address) => format!("[{address}]").into_bytes(),
         None => host.to_ascii_lowercase(),
@@ -171,7 +222,10 @@ pub(super) fn canonical(host: &[u8]) -> Vec<u8> {
 
 /// Seconds of the monotonic clock, as the program reads it.
 fn seconds() -> u32 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: the clock exists and the time is ours to write.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) };
     time.tv_sec as u32

@@ -4,12 +4,15 @@ use std::sync::Mutex;
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader, Pod,
-    maps::{Array, HashMap, IterableMap as _, Map, MapData, MapError, PerCpuArray, xdp::{DevMapHash, XdpMapError}},
+    maps::{
+        Array, HashMap, IterableMap as _, Map, MapData, MapError, PerCpuArray,
+        xdp::{DevMapHash, XdpMapError},
+    },
 };
 use sip_forwarder_ebpf::{
     abi::{
-        Affinity, AffinityKey, Backend, BackendRef, BackendTraffic, Endpoint, Globals, HINT_LINES_PER_SERVICE,
-        HintLine, LINES_PER_RING, Recent, RingLine, SentByKey, Service,
+        Affinity, AffinityKey, Backend, BackendRef, BackendTraffic, Endpoint, Globals,
+        HINT_LINES_PER_SERVICE, HintLine, LINES_PER_RING, Recent, RingLine, SentByKey, Service,
     },
     verdict::VERDICT_LIMIT,
 };
@@ -36,7 +39,9 @@ pub enum MapsError {
         source: MapError,
     },
     /// A pinned map has another size than the configuration wants.
-    #[error("map {name} is pinned with {pinned} entries, but [limits] now asks for {wanted}; keep the limits, or take the old maps off with `sip-forwarder unload` (calls that are not at home are forgotten)")]
+    #[error(
+        "map {name} is pinned with {pinned} entries, but [limits] now asks for {wanted}; keep the limits, or take the old maps off with `sip-forwarder unload` (calls that are not at home are forgotten)"
+    )]
     Resized {
         /// The map.
         name: &'static str,
@@ -87,9 +92,16 @@ pub fn load(object: &[u8], limits: &Limits, pins: Option<&Pins>) -> Result<Ebpf>
     }
     let ebpf = loader.load(object)?;
     for (name, wanted) in sizes {
-        let pinned = data(&ebpf, name)?.info().map_err(|source| operation(name)(source))?.max_entries();
+        let pinned = data(&ebpf, name)?
+            .info()
+            .map_err(|source| operation(name)(source))?
+            .max_entries();
         if pinned != wanted {
-            return Err(MapsError::Resized { name, pinned, wanted });
+            return Err(MapsError::Resized {
+                name,
+                pinned,
+                wanted,
+            });
         }
     }
     Ok(ebpf)
@@ -97,7 +109,11 @@ pub fn load(object: &[u8], limits: &Limits, pins: Option<&Pins>) -> Result<Ebpf>
 
 fn data<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData> {
     match ebpf.map(name).ok_or(MapsError::Missing(name))? {
-        Map::Array(d) | Map::HashMap(d) | Map::LruHashMap(d) | Map::PerCpuArray(d) | Map::DevMapHash(d) => Ok(d),
+        Map::Array(d)
+        | Map::HashMap(d)
+        | Map::LruHashMap(d)
+        | Map::PerCpuArray(d)
+        | Map::DevMapHash(d) => Ok(d),
         _ => Err(MapsError::Missing(name)),
     }
 }
@@ -120,11 +136,15 @@ impl<V: Pod> Table<V> {
 
     /// Sets the element at `index`.
     pub fn set(&self, index: u32, value: V) -> Result<()> {
-        self.lock().set(index, value, 0).map_err(operation(self.name))
+        self.lock()
+            .set(index, value, 0)
+            .map_err(operation(self.name))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Array<MapData, V>> {
-        self.map.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.map
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -146,7 +166,9 @@ impl<K: Pod + Eq + std::hash::Hash, V: Pod> Dictionary<K, V> {
 
     /// Sets the value of `key`.
     pub fn insert(&self, key: &K, value: &V) -> Result<()> {
-        self.lock().insert(key, value, 0).map_err(operation(self.name))
+        self.lock()
+            .insert(key, value, 0)
+            .map_err(operation(self.name))
     }
 
     /// Makes the map hold exactly `wanted`: what is new is put in before what is old goes.
@@ -155,7 +177,11 @@ impl<K: Pod + Eq + std::hash::Hash, V: Pod> Dictionary<K, V> {
         for (key, value) in wanted {
             map.insert(key, value, 0).map_err(operation(self.name))?;
         }
-        let old: Vec<K> = map.keys().flatten().filter(|key| !wanted.contains_key(key)).collect();
+        let old: Vec<K> = map
+            .keys()
+            .flatten()
+            .filter(|key| !wanted.contains_key(key))
+            .collect();
         for key in old {
             match map.remove(&key) {
                 Ok(()) | Err(MapError::KeyNotFound) => {}
@@ -172,7 +198,9 @@ impl<K: Pod + Eq + std::hash::Hash, V: Pod> Dictionary<K, V> {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<MapData, K, V>> {
-        self.map.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.map
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -225,34 +253,52 @@ impl Maps {
 
     /// Lets packets be redirected to an interface.
     pub fn allow_interface(&self, index: u32) -> Result<()> {
-        let mut map = self.interfaces.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        map.insert(index, index, None, 0).map_err(|error| match error {
-            XdpMapError::MapError(source) => operation("INTERFACES")(source),
-            other @ XdpMapError::ChainedProgramNotSupported => {
-                operation("INTERFACES")(MapError::IoError(std::io::Error::other(other)))
-            }
-        })
+        let mut map = self
+            .interfaces
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        map.insert(index, index, None, 0)
+            .map_err(|error| match error {
+                XdpMapError::MapError(source) => operation("INTERFACES")(source),
+                other @ XdpMapError::ChainedProgramNotSupported => {
+                    operation("INTERFACES")(MapError::IoError(std::io::Error::other(other)))
+                }
+            })
     }
 
     /// Packets by verdict number, summed over CPUs.
     pub fn verdicts(&self) -> Result<Vec<u64>> {
         (0..VERDICT_LIMIT)
-            .map(|n| self.verdicts.get(&n, 0).map(|cpus| cpus.iter().sum()).map_err(operation("VERDICTS")))
+            .map(|n| {
+                self.verdicts
+                    .get(&n, 0)
+                    .map(|cpus| cpus.iter().sum())
+                    .map_err(operation("VERDICTS"))
+            })
             .collect()
     }
 
     /// Messages of one backend, summed over CPUs.
     pub fn traffic(&self, backend: u32) -> Result<BackendTraffic> {
-        let cpus = self.traffic.get(&backend, 0).map_err(operation("TRAFFIC"))?;
-        Ok(cpus.iter().fold(BackendTraffic::default(), |sum, cpu| BackendTraffic {
-            to: sum.to + cpu.to,
-            from: sum.from + cpu.from,
-        }))
+        let cpus = self
+            .traffic
+            .get(&backend, 0)
+            .map_err(operation("TRAFFIC"))?;
+        Ok(cpus
+            .iter()
+            .fold(BackendTraffic::default(), |sum, cpu| BackendTraffic {
+                to: sum.to + cpu.to,
+                from: sum.from + cpu.from,
+            }))
     }
 
     /// Entries the affinity map may hold.
     pub fn affinity_capacity(&self) -> u32 {
-        self.affinity.lock().map().info().map_or(0, |info| info.max_entries())
+        self.affinity
+            .lock()
+            .map()
+            .info()
+            .map_or(0, |info| info.max_entries())
     }
 }
 
@@ -266,9 +312,15 @@ fn convert<M, E: Into<MapError>>(
 }
 
 fn table<V: Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<Table<V>> {
-    Ok(Table { name, map: Mutex::new(convert(ebpf, name, Array::try_from)?) })
+    Ok(Table {
+        name,
+        map: Mutex::new(convert(ebpf, name, Array::try_from)?),
+    })
 }
 
 fn dictionary<K: Pod, V: Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<Dictionary<K, V>> {
-    Ok(Dictionary { name, map: Mutex::new(convert(ebpf, name, HashMap::try_from)?) })
+    Ok(Dictionary {
+        name,
+        map: Mutex::new(convert(ebpf, name, HashMap::try_from)?),
+    })
 }

@@ -25,7 +25,9 @@ pub enum NextHopError {
     #[error("cannot open a netlink socket: {0}")]
     Socket(#[from] io::Error),
     /// There is no route.
-    #[error("no route to backend {address}; add one (`ip route add {address} via …`) or correct the address")]
+    #[error(
+        "no route to backend {address}; add one (`ip route add {address} via …`) or correct the address"
+    )]
     NoRoute {
         /// The backend.
         address: IpAddr,
@@ -90,7 +92,9 @@ impl Resolver {
     pub async fn resolve(&self, address: IpAddr) -> Result<Option<NextHop>, NextHopError> {
         let netlink = |source| NextHopError::Netlink { address, source };
         let (interface, gateway, route_mtu) = self.route(address).await?;
-        let Some((source, link_mtu)) = self.link(interface).await.map_err(netlink)? else { return Ok(None) };
+        let Some((source, link_mtu)) = self.link(interface).await.map_err(netlink)? else {
+            return Ok(None);
+        };
         let Some(destination) = self.neighbour(interface, gateway).await.map_err(netlink)? else {
             self.wake(interface, gateway).await;
             return Ok(None);
@@ -107,15 +111,26 @@ impl Resolver {
     async fn route(&self, address: IpAddr) -> Result<(u32, IpAddr, Option<u32>), NextHopError> {
         let no_route = NextHopError::NoRoute { address };
         let request = match address {
-            IpAddr::V4(v4) => RouteMessageBuilder::<std::net::Ipv4Addr>::new().destination_prefix(v4, 32).build(),
-            IpAddr::V6(v6) => RouteMessageBuilder::<std::net::Ipv6Addr>::new().destination_prefix(v6, 128).build(),
+            IpAddr::V4(v4) => RouteMessageBuilder::<std::net::Ipv4Addr>::new()
+                .destination_prefix(v4, 32)
+                .build(),
+            IpAddr::V6(v6) => RouteMessageBuilder::<std::net::Ipv6Addr>::new()
+                .destination_prefix(v6, 128)
+                .build(),
         };
         let mut routes = self.handle.route().get(request).execute().boxed();
         let route = match routes.try_next().await {
-            Ok(Some(route)) if matches!(route.header.kind, RouteType::Unicast | RouteType::Local) => route,
+            Ok(Some(route))
+                if matches!(route.header.kind, RouteType::Unicast | RouteType::Local) =>
+            {
+                route
+            }
             Ok(_) => return Err(no_route),
             Err(rtnetlink::Error::NetlinkError(message))
-                if matches!(message.raw_code().abs(), libc::ENETUNREACH | libc::EHOSTUNREACH) =>
+                if matches!(
+                    message.raw_code().abs(),
+                    libc::ENETUNREACH | libc::EHOSTUNREACH
+                ) =>
             {
                 return Err(no_route);
             }
@@ -125,46 +140,92 @@ impl Resolver {
         for attribute in &route.attributes {
             match attribute {
                 RouteAttribute::Oif(index) => found.0 = Some(*index),
-                RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => found.1 = IpAddr::V4(*gateway),
-                RouteAttribute::Gateway(RouteAddress::Inet6(gateway)) => found.1 = IpAddr::V6(*gateway),
+                RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => {
+                    found.1 = IpAddr::V4(*gateway)
+                }
+                RouteAttribute::Gateway(RouteAddress::Inet6(gateway)) => {
+                    found.1 = IpAddr::V6(*gateway)
+                }
                 RouteAttribute::Metrics(metrics) => {
-                    found.2 = metrics.iter().find_map(|m| if let RouteMetric::Mtu(mtu) = m { Some(*mtu) } else { None });
+                    found.2 = metrics.iter().find_map(|m| {
+                        if let RouteMetric::Mtu(mtu) = m {
+                            Some(*mtu)
+                        } else {
+                            None
+                        }
+                    });
                 }
                 _ => {}
             }
         }
-        Ok((found.0.ok_or(no_route)?, found.1, found.2.filter(|mtu| *mtu > 0)))
+        Ok((
+            found.0.ok_or(no_route)?,
+            found.1,
+            found.2.filter(|mtu| *mtu > 0),
+        ))
     }
 
     /// MAC address and MTU of an interface, if it has a MAC address.
     async fn link(&self, index: u32) -> Result<Option<([u8; 6], u32)>, rtnetlink::Error> {
-        let link = self.handle.link().get().match_index(index).execute().try_next().await?;
+        let link = self
+            .handle
+            .link()
+            .get()
+            .match_index(index)
+            .execute()
+            .try_next()
+            .await?;
         let Some(link) = link else { return Ok(None) };
         let mac = link.attributes.iter().find_map(|a| match a {
             LinkAttribute::Address(address) => <[u8; 6]>::try_from(address.as_slice()).ok(),
             _ => None,
         });
-        let mtu = link.attributes.iter().find_map(|a| if let LinkAttribute::Mtu(mtu) = a { Some(*mtu) } else { None });
+        let mtu = link.attributes.iter().find_map(|a| {
+            if let LinkAttribute::Mtu(mtu) = a {
+                Some(*mtu)
+            } else {
+                None
+            }
+        });
         // The loopback's address is all zeroes: what is local has no next hop.
         Ok(mac.filter(|mac| mac.iter().any(|&b| b != 0)).zip(mtu))
     }
 
     /// MAC address of a neighbour, if it is known.
-    async fn neighbour(&self, interface: u32, address: IpAddr) -> Result<Option<[u8; 6]>, rtnetlink::Error> {
-        let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-        let mut neighbours = self.handle.neighbours().get().set_address_family(family).execute();
+    async fn neighbour(
+        &self,
+        interface: u32,
+        address: IpAddr,
+    ) -> Result<Option<[u8; 6]>, rtnetlink::Error> {
+        let family = if address.is_ipv4() {
+            AddressFamily::Inet
+        } else {
+            AddressFamily::Inet6
+        };
+        let mut neighbours = self
+            .handle
+            .neighbours()
+            .get()
+            .set_address_family(family)
+            .execute();
         while let Some(neighbour) = neighbours.try_next().await? {
             if neighbour.header.ifindex != interface || !usable(neighbour.header.state) {
                 continue;
             }
             let destination = neighbour.attributes.iter().find_map(|a| match a {
-                NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
-                NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
+                NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => {
+                    Some(IpAddr::V4(*ip))
+                }
+                NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => {
+                    Some(IpAddr::V6(*ip))
+                }
                 _ => None,
             });
             if destination == Some(address) {
                 return Ok(neighbour.attributes.iter().find_map(|a| match a {
-                    NeighbourAttribute::LinkLayerAddress(mac) => <[u8; 6]>::try_from(mac.as_slice()).ok(),
+                    NeighbourAttribute::LinkLayerAddress(mac) => {
+                        <[u8; 6]>::try_from(mac.as_slice()).ok()
+                    }
                     _ => None,
                 }));
             }
@@ -175,7 +236,11 @@ impl Resolver {
     /// Asks the kernel to find a neighbour, or to make sure of one: what XDP sends does not tell it
     /// that the neighbour is in use.
     pub async fn wake(&self, interface: u32, address: IpAddr) {
-        let request = self.handle.neighbours().add(interface, address).flags(NeighbourFlags::Use);
+        let request = self
+            .handle
+            .neighbours()
+            .add(interface, address)
+            .flags(NeighbourFlags::Use);
         // No matter if it fails: the slow path's own packets wake the neighbour too.
         let _ = request.state(NeighbourState::None).execute().await;
     }

@@ -41,7 +41,9 @@ impl Pins {
     /// The folder at `root`. Nothing is made yet.
     #[must_use]
     pub fn at(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+        Self {
+            root: root.to_owned(),
+        }
     }
 
     /// The folder of this ABI version's maps.
@@ -60,7 +62,8 @@ impl Pins {
     #[must_use]
     pub fn link(&self, interface: &str) -> PathBuf {
         // A BPF file system refuses dots in names.
-        self.root.join(format!("link-{}", interface.replace('.', ":")))
+        self.root
+            .join(format!("link-{}", interface.replace('.', ":")))
     }
 
     /// Where the program is pinned.
@@ -81,16 +84,28 @@ impl Pins {
             return Err(PinsError::NotBpfFs(self.root.clone()));
         }
         let maps = self.maps();
-        fs::create_dir_all(&maps).map_err(|source| PinsError::Io { what: "create", path: maps, source })
+        fs::create_dir_all(&maps).map_err(|source| PinsError::Io {
+            what: "create",
+            path: maps,
+            source,
+        })
     }
 
     /// Interfaces whose links are pinned.
     #[must_use]
     pub fn linked_interfaces(&self) -> Vec<String> {
-        let Ok(entries) = fs::read_dir(&self.root) else { return Vec::new() };
+        let Ok(entries) = fs::read_dir(&self.root) else {
+            return Vec::new();
+        };
         entries
             .flatten()
-            .filter_map(|entry| entry.file_name().to_str()?.strip_prefix("link-").map(|name| name.replace(':', ".")))
+            .filter_map(|entry| {
+                entry
+                    .file_name()
+                    .to_str()?
+                    .strip_prefix("link-")
+                    .map(|name| name.replace(':', "."))
+            })
             .collect()
     }
 
@@ -110,17 +125,23 @@ impl Pins {
 
 fn remove(path: &Path, how: impl Fn(&Path) -> io::Result<()>) -> Result<(), PinsError> {
     match how(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(PinsError::Io { what: "remove", path: path.to_owned(), source })
-        }
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(PinsError::Io {
+            what: "remove",
+            path: path.to_owned(),
+            source,
+        }),
         _ => Ok(()),
     }
 }
 
 /// Is `path`, or the nearest folder above it that exists, on a BPF file system?
 fn on_bpf_fs(path: &Path) -> bool {
-    let Some(there) = path.ancestors().find(|p| p.exists()) else { return false };
-    let Ok(name) = std::ffi::CString::new(there.as_os_str().as_encoded_bytes()) else { return false };
+    let Some(there) = path.ancestors().find(|p| p.exists()) else {
+        return false;
+    };
+    let Ok(name) = std::ffi::CString::new(there.as_os_str().as_encoded_bytes()) else {
+        return false;
+    };
     // SAFETY: a zeroed statfs is valid, and the name ends with a zero.
     unsafe {
         let mut stat: libc::statfs = std::mem::zeroed();

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 
 use sip_forwarder_ebpf::{
     abi::{
-        Backend, BackendFlags, BackendId, BackendRef, Endpoint, Globals, HINT_LINES_PER_SERVICE, LINES_PER_RING,
-        RingLine, SLOTS_PER_LINE, SentByKey, Service, ServiceId, Slot,
+        Backend, BackendFlags, BackendId, BackendRef, Endpoint, Globals, HINT_LINES_PER_SERVICE,
+        LINES_PER_RING, RingLine, SLOTS_PER_LINE, SentByKey, Service, ServiceId, Slot,
     },
     hash,
 };
@@ -30,8 +30,17 @@ struct Numbered<'a> {
 }
 
 /// Fills all tables.
-pub fn publish(maps: &Maps, config: &Config, numbering: &Numbering, hash_key: [u64; 2]) -> Result<(), MapsError> {
-    let services: Vec<Numbered<'_>> = config.services.iter().filter_map(|s| numbered(s, numbering)).collect();
+pub fn publish(
+    maps: &Maps,
+    config: &Config,
+    numbering: &Numbering,
+    hash_key: [u64; 2],
+) -> Result<(), MapsError> {
+    let services: Vec<Numbered<'_>> = config
+        .services
+        .iter()
+        .filter_map(|s| numbered(s, numbering))
+        .collect();
     maps.globals.set(0, globals(config, hash_key))?;
     publish_backends(maps, config, &services)?;
     for service in &services {
@@ -48,16 +57,28 @@ fn numbered<'a>(service: &'a config::Service, numbering: &Numbering) -> Option<N
         .iter()
         .filter_map(|b| Some((numbering.backend(&service.name, &b.name, b.address)?, b)))
         .collect();
-    Some(Numbered { id: ServiceId(numbering.service(&service.name)?), service, backends })
+    Some(Numbered {
+        id: ServiceId(numbering.service(&service.name)?),
+        service,
+        backends,
+    })
 }
 
 fn globals(config: &Config, hash_key: [u64; 2]) -> Globals {
     let recent = config.limits.recent_entries.next_power_of_two();
-    Globals { hash_key, recent_mask: recent - 1, ..Globals::default() }
+    Globals {
+        hash_key,
+        recent_mask: recent - 1,
+        ..Globals::default()
+    }
 }
 
 /// Writes every backend; one that was there before keeps its next hop.
-fn publish_backends(maps: &Maps, config: &Config, services: &[Numbered<'_>]) -> Result<(), MapsError> {
+fn publish_backends(
+    maps: &Maps,
+    config: &Config,
+    services: &[Numbered<'_>],
+) -> Result<(), MapsError> {
     let mut wanted: HashMap<u16, Backend> = HashMap::new();
     for service in services {
         for (number, backend) in &service.backends {
@@ -81,13 +102,22 @@ fn publish_ring(maps: &Maps, numbered: &Numbered<'_>) -> Result<(), MapsError> {
     let members: Vec<RingMember<'_>> = numbered
         .backends
         .iter()
-        .map(|(number, b)| RingMember { id: number.id(), name: &b.name, weight: b.weight, open: true })
+        .map(|(number, b)| RingMember {
+            id: number.id(),
+            name: &b.name,
+            weight: b.weight,
+            open: true,
+        })
         .collect();
     let slots = ring::build(&members);
     let id = u32::from(numbered.id.0);
     let first = id * 2 * LINES_PER_RING;
     let live = maps.services.get(id)?.ring;
-    let idle = if live == first { first + LINES_PER_RING } else { first };
+    let idle = if live == first {
+        first + LINES_PER_RING
+    } else {
+        first
+    };
     for (index, chunk) in slots.chunks(SLOTS_PER_LINE as usize).enumerate() {
         let mut line = RingLine([Slot::EMPTY; SLOTS_PER_LINE as usize]);
         line.0[..chunk.len()].copy_from_slice(chunk);
@@ -116,25 +146,49 @@ fn with_and_without_port(endpoint: std::net::SocketAddr) -> [Endpoint; 2] {
 }
 
 fn vips(services: &[Numbered<'_>]) -> HashMap<Endpoint, BackendRef> {
-    let entry = |s: &Numbered<'_>| BackendRef { service: s.id, backend: BackendId::NONE };
-    services.iter().flat_map(|s| with_and_without_port(s.service.vip).map(|e| (e, entry(s)))).collect()
+    let entry = |s: &Numbered<'_>| BackendRef {
+        service: s.id,
+        backend: BackendId::NONE,
+    };
+    services
+        .iter()
+        .flat_map(|s| with_and_without_port(s.service.vip).map(|e| (e, entry(s))))
+        .collect()
 }
 
-fn backend_refs<'a>(services: &'a [Numbered<'a>]) -> impl Iterator<Item = (&'a config::Backend, BackendRef)> {
+fn backend_refs<'a>(
+    services: &'a [Numbered<'a>],
+) -> impl Iterator<Item = (&'a config::Backend, BackendRef)> {
     services.iter().flat_map(|s| {
-        s.backends.iter().map(|(number, b)| (*b, BackendRef { service: s.id, backend: number.id() }))
+        s.backends.iter().map(|(number, b)| {
+            (
+                *b,
+                BackendRef {
+                    service: s.id,
+                    backend: number.id(),
+                },
+            )
+        })
     })
 }
 
 fn sources(services: &[Numbered<'_>]) -> HashMap<Endpoint, BackendRef> {
-    backend_refs(services).flat_map(|(b, entry)| with_and_without_port(b.address).map(|e| (e, entry))).collect()
+    backend_refs(services)
+        .flat_map(|(b, entry)| with_and_without_port(b.address).map(|e| (e, entry)))
+        .collect()
 }
 
 /// The texts by which Via and Route name the VIPs and the backends.
 fn names(services: &[Numbered<'_>], hash_key: [u64; 2]) -> HashMap<SentByKey, BackendRef> {
-    let vips = services
-        .iter()
-        .map(|s| (s.service.vip, BackendRef { service: s.id, backend: BackendId::NONE }));
+    let vips = services.iter().map(|s| {
+        (
+            s.service.vip,
+            BackendRef {
+                service: s.id,
+                backend: BackendId::NONE,
+            },
+        )
+    });
     let backends = backend_refs(services).map(|(b, entry)| (b.address, entry));
     vips.chain(backends)
         .map(|(address, entry)| {
@@ -149,7 +203,11 @@ fn names(services: &[Numbered<'_>], hash_key: [u64; 2]) -> HashMap<SentByKey, Ba
 }
 
 /// Tells the program how to reach a backend, or that there is no way.
-pub fn set_next_hop(maps: &Maps, backend: BackendId, next_hop: Option<&NextHop>) -> Result<(), MapsError> {
+pub fn set_next_hop(
+    maps: &Maps,
+    backend: BackendId,
+    next_hop: Option<&NextHop>,
+) -> Result<(), MapsError> {
     let index = u32::from(backend.0);
     let mut entry = maps.backends.get(index)?;
     match next_hop {

@@ -10,6 +10,7 @@
 pub mod address;
 pub mod daemon;
 pub mod namespace;
+mod peers;
 pub mod process;
 mod registry;
 mod teardown;
@@ -19,14 +20,15 @@ use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
 
 pub use address::{Family, Host, Mac, vip};
 pub use daemon::{Backend, Daemon, DaemonSpec, Service};
 pub use namespace::Namespace;
+use peers::PeerPrograms;
 pub use process::Process;
 
 /// How many proxies a lab can have: their number is one byte of their address, and 255 is the VIP's.
@@ -44,6 +46,7 @@ struct Inner {
     proxies: u8,
     namespaces: BTreeMap<Host, Namespace>,
     lifetime: Lifetime,
+    peers: Mutex<Option<PeerPrograms>>,
 }
 
 /// Who takes a lab down.
@@ -142,10 +145,23 @@ impl Lab {
             proxies,
             namespaces,
             lifetime,
+            peers: Mutex::new(None),
         };
         Self {
             inner: Arc::new(inner),
         }
+    }
+
+    /// Makes the far end of every link take what XDP sends to it, with a program out of this object
+    /// file; for as long as the lab has handles in this process.
+    pub fn accept_xdp(&self, object: &Path) -> Result<()> {
+        let programs = peers::attach(self, object)?;
+        *self
+            .inner
+            .peers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(programs);
+        Ok(())
     }
 
     /// The word between `sipfw-` and the host in this lab's namespace names.

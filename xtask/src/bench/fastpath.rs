@@ -76,7 +76,10 @@ impl Fastpath {
         let object = program::program()?;
         // The way back asks the kernel's routing table: that of the lab's forwarder.
         let lab = Lab::new(1)?;
-        say(&format!("{} rounds of {REPEAT} runs each, interleaved", self.rounds));
+        say(&format!(
+            "{} rounds of {REPEAT} runs each, interleaved",
+            self.rounds
+        ));
         let report = lab.enter(Host::Forwarder, || self.measure(&object))??;
         self.show(&report)?;
         Ok(Outcome::Done)
@@ -85,11 +88,18 @@ impl Fastpath {
     fn measure(&self, object: &std::path::Path) -> anyhow::Result<Report> {
         let mut program = Program::load(object, config())?;
         program.load_other(YARDSTICK)?;
-        let mut packets: Vec<Packet> = [Family::V4, Family::V6].into_iter().flat_map(packets).collect();
+        let mut packets: Vec<Packet> = [Family::V4, Family::V6]
+            .into_iter()
+            .flat_map(packets)
+            .collect();
         for packet in &packets {
             let ran = program.run(&packet.frame)?;
             if ran.action != sip_forwarder_tests::program::Action::Tx && packet.is_to_vip() {
-                bail!("{}: the fast path did not take it ({:?})", packet.name, ran.verdict);
+                bail!(
+                    "{}: the fast path did not take it ({:?})",
+                    packet.name,
+                    ran.verdict
+                );
             }
         }
         let mut yardstick = Vec::new();
@@ -102,8 +112,16 @@ impl Fastpath {
         }
         let yardstick_ns = quantile(&mut yardstick, 0.5);
         let (verified_insns, jitted_bytes) = program.size()?;
-        let cases = packets.into_iter().map(|packet| packet.into_case(yardstick_ns)).collect();
-        Ok(Report { yardstick_ns, cases, verified_insns, jitted_bytes })
+        let cases = packets
+            .into_iter()
+            .map(|packet| packet.into_case(yardstick_ns))
+            .collect();
+        Ok(Report {
+            yardstick_ns,
+            cases,
+            verified_insns,
+            jitted_bytes,
+        })
     }
 
     fn show(&self, report: &Report) -> anyhow::Result<()> {
@@ -111,12 +129,24 @@ impl Fastpath {
             println!("{}", serde_json::to_string(report)?);
             return Ok(());
         }
-        println!("yardstick (swap MAC addresses, send back): {:.0} ns", report.yardstick_ns);
-        println!("{:<16} {:>8} {:>8} {:>12}", "packet", "ns", "ratio", "spread ns");
+        println!(
+            "yardstick (swap MAC addresses, send back): {:.0} ns",
+            report.yardstick_ns
+        );
+        println!(
+            "{:<16} {:>8} {:>8} {:>12}",
+            "packet", "ns", "ratio", "spread ns"
+        );
         for case in &report.cases {
-            println!("{:<16} {:>8.0} {:>8.1} {:>12.1}", case.name, case.ns, case.ratio, case.spread_ns);
+            println!(
+                "{:<16} {:>8.0} {:>8.1} {:>12.1}",
+                case.name, case.ns, case.ratio, case.spread_ns
+            );
         }
-        println!("verified instructions {}, machine code {} bytes", report.verified_insns, report.jitted_bytes);
+        println!(
+            "verified instructions {}, machine code {} bytes",
+            report.verified_insns, report.jitted_bytes
+        );
         Ok(())
     }
 }
@@ -128,8 +158,14 @@ impl Packet {
 
     fn into_case(mut self, yardstick_ns: f64) -> Case {
         let ns = quantile(&mut self.nanoseconds, 0.5);
-        let spread_ns = quantile(&mut self.nanoseconds, 0.75) - quantile(&mut self.nanoseconds, 0.25);
-        Case { name: self.name, ns, ratio: ns / yardstick_ns, spread_ns }
+        let spread_ns =
+            quantile(&mut self.nanoseconds, 0.75) - quantile(&mut self.nanoseconds, 0.25);
+        Case {
+            name: self.name,
+            ns,
+            ratio: ns / yardstick_ns,
+            spread_ns,
+        }
     }
 }
 
@@ -146,7 +182,11 @@ fn quantile(values: &mut [f64], part: f64) -> f64 {
 fn config() -> Config {
     let service = |name: &str, family| {
         let address = SocketAddr::new(vip(family), SIP_PORT);
-        let backend = |n| Backend { name: format!("p{n}"), address, weight: 1 };
+        let backend = |n| Backend {
+            name: format!("p{n}"),
+            address,
+            weight: 1,
+        };
         Service {
             name: name.to_owned(),
             vip: address,
@@ -165,7 +205,11 @@ fn config() -> Config {
 fn packets(family: Family) -> Vec<Packet> {
     let client = Host::Client.socket(family, CLIENT_PORT);
     let vip = SocketAddr::new(vip(family), SIP_PORT);
-    let suffix = if matches!(vip.ip(), IpAddr::V4(_)) { "" } else { "-v6" };
+    let suffix = if matches!(vip.ip(), IpAddr::V4(_)) {
+        ""
+    } else {
+        "-v6"
+    };
     let packet = |name: &str, from, to, message: Vec<u8>| Packet {
         name: format!("{name}{suffix}"),
         frame: UdpFrame::new(from, to, message).hop_limit(255).build(),
