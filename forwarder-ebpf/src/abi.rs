@@ -383,8 +383,8 @@ impl Backend {
     pub fn new(endpoint: Endpoint, service: ServiceId, incarnation: u16) -> Self {
         Self {
             endpoint,
-            service,
             incarnation,
+            service,
             ..Self::default()
         }
     }

@@ -445,7 +445,7 @@ fn dead_backends(bench: &Bench) -> Result<()> {
         bench
             .program
             .change_backend(bench.program.backends()[index], |b| {
-                b.flags.0 &= !BackendFlags::ALIVE
+                b.flags.0 &= !BackendFlags::ALIVE;
             })
     };
     kill(0)?;

@@ -30,11 +30,11 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 fn killed_and_started_again() -> Result<()> {
-    calls_while(|daemon| daemon.kill())
+    calls_while(sip_forwarder_tests::lab::Daemon::kill)
 }
 
 fn stopped_and_started_again() -> Result<()> {
-    calls_while(|daemon| daemon.terminate())
+    calls_while(sip_forwarder_tests::lab::Daemon::terminate)
 }
 
 /// Calls at 200/s for six seconds, without retransmission; the daemon ends after a third of them and

@@ -186,10 +186,11 @@ impl Demo {
                 Some(&weight) => percent(u64::from(weight), weights),
                 None => 100.0 / s.backends.len() as f64,
             };
-            text += &format!(
+            let line = format!(
                 "  {:<16}  {:>8}   calls, {share:.1} % (its weight: {wanted:.1} %)\n",
                 backend.name, backend.calls
             );
+            text.push_str(&line);
         }
         text
     }

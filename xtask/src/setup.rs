@@ -57,12 +57,11 @@ pub(crate) fn setup() -> anyhow::Result<Toolchain> {
 
 /// Makes sure of what building needs.
 pub(crate) fn toolchain() -> anyhow::Result<Toolchain> {
-    let (rustc, core) = match find_compiler()? {
-        Some(found) => found,
-        None => {
-            install(&COMPILER_PACKAGES, "to compile the XDP program")?;
-            find_compiler()?.context("the packages rustc-web and libstd-rust-web-dev-bpf are installed, but bring no compiler with `core` for BPF; name one with EBPF_RUSTC")?
-        }
+    let (rustc, core) = if let Some(found) = find_compiler()? {
+        found
+    } else {
+        install(&COMPILER_PACKAGES, "to compile the XDP program")?;
+        find_compiler()?.context("the packages rustc-web and libstd-rust-web-dev-bpf are installed, but bring no compiler with `core` for BPF; name one with EBPF_RUSTC")?
     };
     let linker = linker(&rustc)?;
     Ok(Toolchain {

@@ -213,7 +213,7 @@ fn socket_listens(ctx: &XdpContext, flow: &Flow) -> bool {
 }
 
 /// A packet that shows no ports: a later fragment, or one behind extension headers.
-#[inline(always)]
+#[inline(never)]
 fn without_ports(ctx: &XdpContext, frame: &Packet, flow: &Flow) -> Exit {
     // SAFETY: the daemon replaces entries whole.
     if unsafe { VIPS.get(&flow.destination) }.is_some() {
@@ -240,6 +240,13 @@ fn without_ports(ctx: &XdpContext, frame: &Packet, flow: &Flow) -> Exit {
         }
         _ => pass(Verdict::IgnoredFragment.number()),
     }
+}
+
+/// Writes down the VIP that later fragments of this packet get as their source.
+#[inline(never)]
+fn remember_fragment(flow: &Flow, vip: &Endpoint) {
+    // A full map only costs what is oldest.
+    let _ = FRAGMENTS.insert(fragment_key(flow), *vip, 0);
 }
 
 #[inline(always)]
@@ -396,14 +403,13 @@ fn from_backend(
     let verdict = blurred_number(frame, verdict.number());
     let vip = &service.vip;
     if matches!(flow.part(), Part::First) {
-        // A full map only costs what is oldest.
-        let _ = FRAGMENTS.insert(fragment_key(flow), *vip, 0);
+        remember_fragment(flow, vip);
     }
     send_back(ctx, frame, flow, vip, &Sender { from, verdict })
 }
 
 /// A backend's own request: if the call's home is another, later messages must find this one.
-#[inline(always)]
+#[inline(never)]
 fn remember_request(lookups: &Lookups<'_>, scan: &Scan, from: BackendId) {
     let Some(slot) = lookups.slot(scan.call) else {
         return;

@@ -12,6 +12,7 @@ use super::picture::Picture;
 use crate::{
     api::Server,
     config::Config,
+    control::numbering::Numbering,
     dataplane::{
         KernelTables, Maps,
         attach::{self, Attachment},
@@ -90,18 +91,17 @@ async fn serve(
 
 /// The state, with numbers for all that is configured, written back.
 fn prepare_state(config: &Config, state_dir: &StateDir, pins: &Pins) -> anyhow::Result<State> {
-    let mut state = match state_dir.read()? {
-        Some(state) => state,
-        None => {
-            if pins.remove()? {
-                warn!(
-                    "there are pinned maps but no state file that says what is in them; starting anew"
-                );
-            }
-            State {
-                hash_key: state::new_hash_key()?,
-                numbering: Default::default(),
-            }
+    let mut state = if let Some(state) = state_dir.read()? {
+        state
+    } else {
+        if pins.remove()? {
+            warn!(
+                "there are pinned maps but no state file that says what is in them; starting anew"
+            );
+        }
+        State {
+            hash_key: state::new_hash_key()?,
+            numbering: Numbering::default(),
         }
     };
     state.numbering.assign(config);

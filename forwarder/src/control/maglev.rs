@@ -20,6 +20,9 @@ pub struct Member<'a> {
 const OFFSET_KEY: [u64; 2] = [0x6f66_6673_6574_0000, 1];
 const SKIP_KEY: [u64; 2] = [0x736b_6970_0000_0000, 2];
 
+/// No holder yet.
+const FREE: u16 = u16::MAX;
+
 /// A member's walk through its permutation.
 struct Walk {
     position: u64,
@@ -63,7 +66,6 @@ pub fn table(members: &[Member<'_>], slots: u32) -> Vec<u16> {
     else {
         return Vec::new();
     };
-    const FREE: u16 = u16::MAX;
     let mut table = vec![FREE; slots as usize];
     let mut taken = 0;
     loop {

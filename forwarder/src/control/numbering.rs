@@ -100,12 +100,13 @@ mod tests {
     use crate::config::parse;
 
     fn config(backends: &[(&str, u8)]) -> Config {
-        let list: String = backends
+        let list = backends
             .iter()
             .map(|(name, host)| {
                 format!("[[service.backend]]\nname = \"{name}\"\naddress = \"198.51.100.{host}\"\n")
             })
-            .collect();
+            .collect::<Vec<_>>()
+            .concat();
         parse(&format!(
             "[forwarder]\ninterfaces = [\"eth0\"]\n[[service]]\nname = \"s\"\naddress = \"192.0.2.1\"\n{list}"
         ))

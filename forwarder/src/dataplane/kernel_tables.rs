@@ -49,7 +49,7 @@ impl KernelTables {
             return Ok(None);
         }
         let backend = self.maps.backends.get(u32::from(decision.backend.0))?;
-        self.remember(&service, call, &decision, &backend)?;
+        self.remember(&service, call, decision, &backend)?;
         self.counters.to_backend(decision.backend);
         Ok(Some(Placement {
             backend: backend.endpoint.into(),
@@ -139,7 +139,7 @@ impl KernelTables {
         &self,
         service: &Service,
         call: Digest,
-        decision: &Decision,
+        decision: Decision,
         backend: &Backend,
     ) -> Result<(), MapsError> {
         let now = seconds();

@@ -141,10 +141,10 @@ impl Resolver {
             match attribute {
                 RouteAttribute::Oif(index) => found.0 = Some(*index),
                 RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => {
-                    found.1 = IpAddr::V4(*gateway)
+                    found.1 = IpAddr::V4(*gateway);
                 }
                 RouteAttribute::Gateway(RouteAddress::Inet6(gateway)) => {
-                    found.1 = IpAddr::V6(*gateway)
+                    found.1 = IpAddr::V6(*gateway);
                 }
                 RouteAttribute::Metrics(metrics) => {
                     found.2 = metrics.iter().find_map(|m| {

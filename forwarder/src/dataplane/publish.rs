@@ -119,9 +119,9 @@ fn publish_ring(maps: &Maps, numbered: &Numbered<'_>) -> Result<(), MapsError> {
         first
     };
     for (index, chunk) in slots.chunks(SLOTS_PER_LINE as usize).enumerate() {
-        let mut line = RingLine([Slot::EMPTY; SLOTS_PER_LINE as usize]);
-        line.0[..chunk.len()].copy_from_slice(chunk);
-        maps.rings.set(idle + index as u32, line)?;
+        let mut packed = RingLine([Slot::EMPTY; SLOTS_PER_LINE as usize]);
+        packed.0[..chunk.len()].copy_from_slice(chunk);
+        maps.rings.set(idle + index as u32, packed)?;
     }
     maps.services.set(id, service_entry(numbered, idle))
 }
