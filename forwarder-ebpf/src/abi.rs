@@ -352,6 +352,30 @@ impl Macs {
     }
 }
 
+/// The VLAN tags of a frame: the outer id in the upper half, the inner in the lower; a lone tag in the
+/// lower; 0 for none (id 0 is no VLAN, IEEE 802.1Q table 9-2).
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VlanTags(pub u32);
+
+impl VlanTags {
+    const ID: u16 = 0x0fff;
+
+    /// These tags with one more inside, from the number that holds its id.
+    #[must_use]
+    #[inline(always)]
+    pub const fn with_inner(self, tag: u16) -> Self {
+        Self((self.0 << 16) | (tag & Self::ID) as u32)
+    }
+
+    /// No tags?
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
 /// A backend as the data plane sees it.
 ///
 /// The kernel copies a map value by aligned 8-byte words while packets read it; the next hop's MAC
@@ -374,7 +398,8 @@ pub struct Backend {
     pub incarnation: u16,
     /// The service it belongs to.
     pub service: ServiceId,
-    zero2: u32,
+    /// VLAN tags of frames to it.
+    pub tags: VlanTags,
 }
 
 impl Backend {

@@ -88,7 +88,7 @@ impl Digest {
     #[must_use]
     #[inline(always)]
     pub const fn slot(self) -> u32 {
-        ((self.0 >> 32) * RING_SLOTS as u64 >> 32) as u32
+        (((self.0 >> 32) * RING_SLOTS as u64) >> 32) as u32
     }
 
     /// The key of the affinity map: one Call-ID at two services is two calls.

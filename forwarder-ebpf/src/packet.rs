@@ -1,7 +1,7 @@
 //! Frame → flow: Ethernet, up to two VLAN tags, IPv4 or IPv6, UDP. Parsed once; everything later
 //! uses the offsets found here.
 
-use crate::abi::{Address, Be16, Endpoint};
+use crate::abi::{Address, Be16, Endpoint, VlanTags};
 use crate::source::Source;
 use crate::verdict::Verdict;
 
@@ -89,6 +89,8 @@ pub struct Flow {
     pub traffic_class: u8,
     /// Identification shared by the fragments, as it stands in the packet; 0 if whole.
     pub fragment_id: u32,
+    /// Its VLAN tags.
+    pub tags: VlanTags,
 }
 
 impl Flow {
@@ -152,21 +154,23 @@ impl Flow {
 pub fn parse<S: Source + ?Sized>(frame: &S) -> Result<Flow, Verdict> {
     let mut ethertype = frame.u16_at(12).ok_or(Verdict::IgnoredMalformed)?;
     let mut ip = ETHERNET_LENGTH;
-    if is_vlan(ethertype) {
-        ethertype = frame.u16_at(ip + 2).ok_or(Verdict::IgnoredMalformed)?;
-        ip += VLAN_LENGTH;
+    let mut tags = VlanTags::default();
+    for _ in 0..2 {
         if is_vlan(ethertype) {
+            let tag = frame.u16_at(ip).ok_or(Verdict::IgnoredMalformed)?;
             ethertype = frame.u16_at(ip + 2).ok_or(Verdict::IgnoredMalformed)?;
+            tags = tags.with_inner(tag.swap_bytes());
             ip += VLAN_LENGTH;
         }
     }
+    let tags = VlanTags(frame.blur(tags.0 as usize) as u32);
     let ip = frame.blur(ip);
     let network = match ethertype {
         ETHERTYPE_IPV4 => parse_v4(frame, ip)?,
         ETHERTYPE_IPV6 => parse_v6(frame, ip)?,
         _ => return Err(Verdict::IgnoredNotIp),
     };
-    parse_udp(frame, &network.blurred(frame))
+    parse_udp(frame, &network.blurred(frame), tags)
 }
 
 #[inline(always)]
@@ -337,9 +341,10 @@ impl Network {
 }
 
 #[inline(always)]
-fn parse_udp<S: Source + ?Sized>(frame: &S, network: &Network) -> Result<Flow, Verdict> {
+fn parse_udp<S: Source + ?Sized>(frame: &S, network: &Network, tags: VlanTags) -> Result<Flow, Verdict> {
     let end = network.ip.wrapping_add(usize::from(network.ip_length));
-    if end > frame.len() {
+    // A frame of several buffers is longer than what can be read of it.
+    if end > frame.len() && end > frame.whole_length() {
         return Err(Verdict::IgnoredMalformed);
     }
     let ports = if network.kind.has(Kind::LATER | Kind::HIDDEN) {
@@ -366,6 +371,7 @@ fn parse_udp<S: Source + ?Sized>(frame: &S, network: &Network) -> Result<Flow, V
         ),
         time_to_live: network.time_to_live,
         traffic_class: network.traffic_class,
+        tags,
         fragment_id: if network.kind.has(Kind::FIRST | Kind::LATER) {
             network.fragment_id
         } else {

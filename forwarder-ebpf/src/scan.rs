@@ -75,7 +75,7 @@ const fn first_flag(mask: u64) -> usize {
 /// `word` with everything from byte `count` (0 to 7) on zeroed.
 #[inline(always)]
 const fn keep_bytes(word: u64, count: usize) -> u64 {
-    word & !(u64::MAX << (count as u32 * 8 & 63))
+    word & !(u64::MAX << ((count as u32 * 8) & 63))
 }
 
 /// ASCII upper-case letters of `word` turned to lower case.
@@ -123,7 +123,7 @@ fn word_at<S: Source + ?Sized>(message: &S, at: usize) -> Option<u64> {
     if over > 7 {
         return None;
     }
-    Some(message.u64_at(at - over)? >> (over as u32 * 8 & 63))
+    Some(message.u64_at(at - over)? >> ((over as u32 * 8) & 63))
 }
 
 /// What the first eight bytes tell of a message: a set of the flags below. Flags and not an enum,
@@ -194,7 +194,7 @@ const ALL: Headers = (1 << HEADERS) - 1;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Lines {
     /// Offsets behind the name of each header's first line; meaningful if it was seen.
-    at: [usize; HEADERS * 2],
+    at: [usize; HEADERS],
     /// Which were not seen.
     missing: Headers,
     /// Offset of the first byte behind the block that `mask` is about.
@@ -226,10 +226,19 @@ fn line_feeds(block: [u64; 4]) -> usize {
     const fn gather(word: u64) -> u64 {
         ((word >> 7) & repeat(1)).wrapping_mul(0x0102_0408_1020_4080) >> 56
     }
-    let gathered = gather(each_other(block[0], b'\n'))
-        | gather(each_other(block[1], b'\n')) << 8
-        | gather(each_other(block[2], b'\n')) << 16
-        | gather(each_other(block[3], b'\n')) << 24;
+    let others = [
+        each_other(block[0], b'\n'),
+        each_other(block[1], b'\n'),
+        each_other(block[2], b'\n'),
+        each_other(block[3], b'\n'),
+    ];
+    if others[0] & others[1] & others[2] & others[3] & repeat(0x80) == repeat(0x80) {
+        return 0;
+    }
+    let gathered = gather(others[0])
+        | gather(others[1]) << 8
+        | gather(others[2]) << 16
+        | gather(others[3]) << 24;
     (gathered ^ 0xffff_ffff) as usize
 }
 
@@ -279,6 +288,13 @@ impl Name {
     }
 }
 
+/// The first letters of names that matter, by their low five bits.
+const LETTERS: u64 = 1 << (b'c' & 31)
+    | 1 << (b'i' & 31)
+    | 1 << (b't' & 31)
+    | 1 << (b'v' & 31)
+    | 1 << (b'r' & 31);
+
 /// Names by their first letter's low five bits; compact names (RFC 3261 section 7.3.3) 32 further on.
 static NAMES: [Name; 64] = {
     let mut names = [Name::NONE; 64];
@@ -321,15 +337,7 @@ const LIMIT: Found = 4;
 fn find_lines<S: Source + ?Sized>(message: &S, lines: &mut Lines, required: Headers) -> Found {
     let mut next = lines.next;
     let mut mask = lines.mask;
-    // The verifier looks whether it has been somewhere before only now and then: in a loop, at the
-    // first branch after a hundred instructions. So every step is longer than that and branches early:
-    // then it looks at the loop's head, where all ways meet.
     for _ in 0..STEP_LIMIT {
-        if lines.missing & required == 0 {
-            lines.next = next;
-            lines.mask = mask;
-            return FOUND;
-        }
         if mask == 0 {
             if next >= SCAN_LIMIT || next >= message.len() {
                 return LIMIT;
@@ -342,6 +350,7 @@ fn find_lines<S: Source + ?Sized>(message: &S, lines: &mut Lines, required: Head
             let seen = over as u32 & 31;
             mask = message.blur(line_feeds(block) >> seen << seen);
             next = message.blur(next + 32 - over);
+            // Back to the loop's head, where all ways meet for the verifier.
             continue;
         }
         let feed = (next + (mask as u64).trailing_zeros() as usize).wrapping_sub(32);
@@ -358,19 +367,30 @@ fn find_lines<S: Source + ?Sized>(message: &S, lines: &mut Lines, required: Head
         if word as u16 == u16::from_le_bytes(*b"\r\n") {
             return HEADER_END;
         }
-        // No branch until it is noted: the verifier would go on separately from each line that matters
-        // and each that does not, and the processor would guess wrong.
-        let name = &NAMES[(word & 31 | ends_name(word >> 8) << 5) as usize];
-        let differs = (word | name.fold) & name.keep ^ name.text;
-        let differs =
-            message.blur((differs | differs.wrapping_neg()) as usize) >> (usize::BITS - 1);
-        let matches = ends_name(word >> (name.length * 8 & 63)) as usize & !differs;
+        let first = word & 31;
+        if LETTERS >> first & 1 == 0 {
+            continue;
+        }
+        // A letter has 0x40; what may follow a compact name has not.
+        let name = &NAMES[(first | (!word >> 9 & 32)) as usize];
+        if (word | name.fold) & name.keep != name.text
+            || ends_name(word >> ((name.length * 8) & 63)) == 0
+        {
+            continue;
+        }
         let header = name.header as usize % HEADERS;
-        let new = message.blur(lines.missing >> header & matches);
-        // What is not new is noted in a place nobody reads.
-        lines.at[header | HEADERS * (new ^ 1) & HEADERS] = feed + 1 + name.length as usize;
-        let missing = message.blur(lines.missing & !(new << header));
+        let missing = lines.missing;
+        if missing >> header & 1 == 0 {
+            continue;
+        }
+        lines.at[header] = feed + 1 + name.length as usize;
+        let missing = message.blur(missing & !(1 << header));
         lines.missing = missing;
+        if missing & required == 0 {
+            lines.next = next;
+            lines.mask = mask;
+            return FOUND;
+        }
     }
     LIMIT
 }
@@ -529,7 +549,7 @@ fn tag_follows<S: Source + ?Sized>(
     }
     let word = word_at(message, parameters).ok_or(ODD)?;
     let value = (word >> 40) as u8;
-    if (word | 0x0020_2020_00) & 0xff_ffff_ffff == text(b";tag=") && value > b' ' && value != b';' {
+    if (word | 0x2020_2000) & 0xff_ffff_ffff == text(b";tag=") && value > b' ' && value != b';' {
         return Ok(true);
     }
     Err(ODD)
@@ -873,4 +893,333 @@ fn role_of<S: Source + ?Sized>(message: &S, start: Start, lines: &Lines) -> Resu
     } else {
         Role::StartsDialog
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hash::digest;
+    use proptest::prelude::*;
+
+    const HASH_KEY: [u64; 2] = [1, 2];
+    const KEYS: Keys = Keys {
+        hash_key: HASH_KEY,
+        key: Key::CALL_ID,
+        register_key: Key::CALL_ID,
+    };
+
+    fn scanned(message: &[u8]) -> Result<Scan, Verdict> {
+        scan(message, &KEYS, &mut Lines::default())
+    }
+
+    /// A message of a start line and headers, `|` standing for the ends of lines.
+    fn message(start: &str, headers: &str) -> String {
+        let headers = headers.trim_end_matches('|').replace('|', "\r\n");
+        format!("{start}\r\n{headers}\r\nMax-Forwards: 70\r\nContent-Length: 0\r\n\r\n")
+    }
+
+    fn plain(text: &str, port: u16) -> Host {
+        Host {
+            key: SentByKey::new(digest(HASH_KEY, text.as_bytes()).0, port),
+            form: HostForm::Plain,
+        }
+    }
+
+    fn v6(text: &str, port: u16) -> Host {
+        Host {
+            form: HostForm::Ipv6,
+            ..plain(text, port)
+        }
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "it is compared with results")]
+    fn ok(role: Role, call: &str, host: Host) -> Result<Scan, Verdict> {
+        let call = digest(HASH_KEY, call.as_bytes());
+        Ok(Scan {
+            role,
+            call,
+            key: call,
+            host,
+        })
+    }
+
+    const INVITE: &str = "INVITE sip:a@example.org SIP/2.0";
+    const BYE: &str = "BYE sip:a@example.org SIP/2.0";
+    const OK: &str = "SIP/2.0 200 OK";
+    const VIA: &str = "Via: SIP/2.0/UDP h;branch=z9hG4bK1|";
+
+    #[test]
+    fn call_ids_are_found_however_they_are_written() {
+        for headers in [
+            "To: <sip:b@h>|Call-ID: x@y",
+            "t: <sip:b@h>|i: x@y",
+            "T:<sip:b@h>|I:x@y",
+            "TO  :   <sip:b@h>|cALL-iD\t:\t x@y",
+            "To: <sip:b@h>|Call-ID:x@y|Call-ID: other",
+            "Call-ID: x@y|Via: SIP/2.0/UDP h|From: <sip:c@h>;tag=1|To: \"a>b;tag=1\" <sip:b@h>",
+            "Call-Info: z|Idle: z|Topic: z|C: z|F: z|Call-ID : x@y|T : b <sip:b@h>",
+        ] {
+            let got = scanned(message(INVITE, headers).as_bytes());
+            assert_eq!(
+                got,
+                ok(Role::StartsDialog, "x@y", Host::ABSENT),
+                "{headers}"
+            );
+        }
+    }
+
+    #[test]
+    fn call_ids_of_every_length_are_read_also_at_the_end_of_the_message() {
+        for length in 1..VALUE_LIMIT {
+            let call = "0123456789".repeat(13)[..length].to_owned();
+            let text =
+                format!("{INVITE}\r\n{VIA}To: <sip:b@h>|Call-ID: {call}||").replace('|', "\r\n");
+            let expected = ok(Role::StartsDialog, &call, Host::ABSENT);
+            assert_eq!(scanned(text.as_bytes()), expected, "{length}");
+        }
+    }
+
+    #[test]
+    fn roles_follow_from_method_and_to_tag() {
+        for (start, to, role) in [
+            (INVITE, "<sip:b@h>", Role::StartsDialog),
+            (INVITE, "b <sip:b@h>;tag=1", Role::InDialog),
+            (
+                INVITE,
+                "\"b\" <sip:b@h;tag=x>;TAG=1;z=\"y\"x",
+                Role::InDialog,
+            ),
+            (BYE, "<sip:b@h>", Role::InDialog),
+            ("ACK sip:a@example.org SIP/2.0", "sip:b@h", Role::InDialog),
+            ("PRACK sip:a@example.org SIP/2.0", "sip:b@h", Role::InDialog),
+            (
+                "UPDATE sip:a@example.org SIP/2.0",
+                "sip:b@h",
+                Role::InDialog,
+            ),
+            ("INFO sip:a@example.org SIP/2.0", "sip:b@h", Role::InDialog),
+            (
+                "CANCEL sip:a@example.org SIP/2.0",
+                "<sip:b@h>",
+                Role::Follows,
+            ),
+            (
+                "REGISTER sip:example.org SIP/2.0",
+                "<sip:b@h>",
+                Role::StartsNothing,
+            ),
+            (
+                "OPTIONS sip:a@example.org SIP/2.0",
+                "<sip:b@h>",
+                Role::StartsNothing,
+            ),
+            (
+                "MESSAGE sip:a@example.org SIP/2.0",
+                "<sip:b@h>",
+                Role::StartsNothing,
+            ),
+            (
+                "PUBLISH sip:a@example.org SIP/2.0",
+                "<sip:b@h>",
+                Role::StartsNothing,
+            ),
+            (
+                "SUBSCRIBE sip:a@example.org SIP/2.0",
+                "<sip:b@h>",
+                Role::StartsDialog,
+            ),
+            (
+                "REFER sip:a@example.org SIP/2.0",
+                "<sip:b@h>",
+                Role::StartsDialog,
+            ),
+            (
+                "NOTIFY sip:a@example.org SIP/2.0",
+                "<sip:b@h>;tag=2",
+                Role::InDialog,
+            ),
+        ] {
+            let text = message(start, &format!("{VIA}To: {to}|Call-ID: x"));
+            let quoted_tail = to.contains("z=\"y\"");
+            if quoted_tail {
+                // A quote behind the last bracket might hold that bracket.
+                assert_eq!(
+                    scanned(text.as_bytes()),
+                    Err(Verdict::PassedTo),
+                    "{start} {to}"
+                );
+            } else {
+                assert_eq!(
+                    scanned(text.as_bytes()),
+                    ok(role, "x", Host::ABSENT),
+                    "{start} {to}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn hosts_of_responses_come_from_the_top_via() {
+        for (via, host) in [
+            (
+                "SIP/2.0/UDP 192.0.2.1:5070;branch=1",
+                plain("192.0.2.1", 5070),
+            ),
+            ("SIP/2.0/UDP 192.0.2.1;branch=1", plain("192.0.2.1", 5060)),
+            (
+                "SIP/2.0/UDP \t Proxy.Example.ORG:1;branch=1",
+                plain("proxy.example.org", 1),
+            ),
+            ("SIP/2.0/UDP h:65535,SIP/2.0/UDP other", plain("h", 65_535)),
+            (
+                "SIP/2.0/UDP [2001:DB8::1]:5070;branch=1",
+                v6("[2001:db8::1]", 5070),
+            ),
+            ("SIP/2.0/UDP [::1];branch=1", v6("[::1]", 5060)),
+        ] {
+            for name in ["Via: ", "v:", "VIA :"] {
+                let text = message(OK, &format!("{name}{via}|{VIA}To: <sip:b@h>|Call-ID: x"));
+                assert_eq!(
+                    scanned(text.as_bytes()),
+                    ok(Role::Response, "x", host),
+                    "{name}{via}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn hosts_of_requests_in_a_dialog_come_from_the_top_route() {
+        for (route, host) in [
+            ("<sip:192.0.2.1;lr>", plain("192.0.2.1", 5060)),
+            ("<SIP:Proxy:5080;lr>,<sip:other>", plain("proxy", 5080)),
+            ("<sip:[2001:db8::1]:5070;lr>", v6("[2001:db8::1]", 5070)),
+        ] {
+            for (start, to) in [(BYE, "<sip:b@h>;tag=1"), (INVITE, "<sip:b@h>;tag=1")] {
+                for headers in [
+                    format!("Route: {route}|To: {to}|Call-ID: x|Route: <sip:other>"),
+                    format!("To: {to}|Call-ID: x|ROUTE : {route}|Route: <sip:other>"),
+                ] {
+                    let got = scanned(message(start, &headers).as_bytes());
+                    assert_eq!(got, ok(Role::InDialog, "x", host), "{headers}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_unusual_is_passed() {
+        use Verdict::{
+            PassedCallId, PassedFolded, PassedForwarder, PassedHeaderEnd, PassedRoute,
+            PassedScanLimit, PassedStartLine, PassedTo, PassedVia,
+        };
+        let long = format!("To: <sip:b@h>|Call-ID: {}", "x".repeat(VALUE_LIMIT + 8));
+        let far = format!("{}To: <sip:b@h>|Call-ID: x", VIA.repeat(50));
+        for (start, headers, verdict) in [
+            (INVITE, "To: <sip:b@h>|From: <sip:c@h>", PassedHeaderEnd),
+            (INVITE, "From: <sip:b@h>|Call-ID: x", PassedHeaderEnd),
+            (OK, "To: <sip:b@h>|Call-ID: x", PassedHeaderEnd),
+            (
+                INVITE,
+                "From: a|\t;tag=1|To: <sip:b@h>|Call-ID: x",
+                PassedFolded,
+            ),
+            (INVITE, "Call-ID: x|To: <sip:b@h>|\t;tag=1", PassedTo),
+            (INVITE, "To: <sip:b@h>|Call-ID: x| y", PassedCallId),
+            (INVITE, "To: <sip:b@h>|Call-ID:| x", PassedCallId),
+            (INVITE, "To: <sip:b@h>|Call-ID: x y", PassedCallId),
+            (INVITE, "To: <sip:b@h>|Call-ID:", PassedCallId),
+            (INVITE, "To: <sip:b@h>|Call-ID          : x", PassedCallId),
+            (INVITE, long.as_str(), PassedCallId),
+            (INVITE, far.as_str(), PassedScanLimit),
+            (INVITE, "To: sip:b@h|Call-ID: x", PassedTo),
+            (INVITE, "To: sip:b@h;tag=1|Call-ID: x", PassedTo),
+            (INVITE, "To: <sip:b@h>;x=1;tag=1|Call-ID: x", PassedTo),
+            (INVITE, "To: <sip:b@h>;x=\">;tag=1\"|Call-ID: x", PassedTo),
+            (INVITE, "To: <sip:b@h>;tag=|Call-ID: x", PassedTo),
+            (INVITE, "To: <sip:b@h>;tag=;y|Call-ID: x", PassedTo),
+            (INVITE, "To: <sip:b@h> ;tag=1|Call-ID: x", PassedTo),
+            (OK, "Call-ID: x|Via: SIP/2.0/UDP h| :5070", PassedVia),
+            (OK, "Call-ID: x|Via: SIP/2.0/UDP h :5070;b", PassedVia),
+            (OK, "Call-ID: x|Via: SIP/2.0/TCP h;b", PassedVia),
+            (OK, "Call-ID: x|Via: SIP / 2.0 / UDP h;b", PassedVia),
+            (OK, "Call-ID: x|Via: SIP/2.0/UDP h:;b", PassedVia),
+            (OK, "Call-ID: x|Via: SIP/2.0/UDP h:0;b", PassedVia),
+            (OK, "Call-ID: x|Via: SIP/2.0/UDP h:65536;b", PassedVia),
+            (OK, "Call-ID: x|Via: SIP/2.0/UDP h:123456;b", PassedVia),
+            (OK, "Call-ID: x|Via: SIP/2.0/UDP ;b", PassedVia),
+            (BYE, "Call-ID: x|Route: <sip:user@h;lr>", PassedRoute),
+            (BYE, "Call-ID: x|Route: <sip:user:5070@h;lr>", PassedRoute),
+            (BYE, "Call-ID: x|Route: <sips:h;lr>", PassedRoute),
+            (BYE, "Call-ID: x|Route: \"n\" <sip:h;lr>", PassedRoute),
+            (
+                "OPTIONS sip:example.org SIP/2.0",
+                "To: <sip:b@h>|Call-ID: x",
+                PassedForwarder,
+            ),
+            (
+                "invite sip:a@example.org SIP/2.0",
+                "To: <sip:b@h>|Call-ID: x",
+                PassedStartLine,
+            ),
+        ] {
+            let got = scanned(message(start, headers).as_bytes());
+            assert_eq!(got, Err(verdict), "{start}|{headers}");
+        }
+        let bare = message(INVITE, "To: <sip:b@h>|Call-ID: x").replace('\r', "");
+        assert_eq!(scanned(bare.as_bytes()), Err(Verdict::PassedLineEnding));
+        assert_eq!(
+            scanned(b"INVITE sip:a@b SIP/2.0\r\n\r\n"),
+            Err(Verdict::PassedShort)
+        );
+    }
+
+    #[test]
+    fn a_truncated_message_is_passed_or_has_the_same_call_id() {
+        for (start, headers) in [
+            (
+                INVITE,
+                "Via: SIP/2.0/UDP h;b=1|To: <sip:b@h>|Call-ID: 0123456789abcdef@host|Subject: x",
+            ),
+            (
+                INVITE,
+                "Call-ID: 0123456789abcdef@host|To: <sip:b@h>;tag=1|Subject: x|Route: <sip:h;lr>",
+            ),
+            (
+                OK,
+                "Call-ID: 0123456789abcdef@host|Via: SIP/2.0/UDP [::1]:5070;b=1|To: <sip:b@h>",
+            ),
+            (
+                BYE,
+                "Subject: 0123456789012345678901234567890|Route: <sip:h:5070>|i: 0123456789abcdef",
+            ),
+        ] {
+            let text = message(start, headers);
+            let whole = scanned(text.as_bytes()).unwrap();
+            for length in 0..text.len() {
+                if let Ok(got) = scanned(&text.as_bytes()[..length]) {
+                    assert_eq!(got.call, whole.call, "{start} {length}");
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(start in prop_oneof![Just(INVITE), Just(BYE), Just(OK)],
+            rest in proptest::collection::vec(prop_oneof![
+                Just("Call-ID: "), Just("To: "), Just("Via: SIP/2.0/UDP "), Just("Route: <sip:"), Just("\r\n"),
+                Just("\n"), Just(" "), Just(":"), Just(">"), Just("["), Just(";tag="), Just("x"), Just("\u{ff}0123456789"),
+            ], 0..300))
+        {
+            let _ = scanned(format!("{start}\r\n{}", rest.concat()).as_bytes());
+        }
+
+        /// A line feed anywhere in a block is found, and nothing else is.
+        #[test]
+        fn line_feeds_are_all_found(bytes in proptest::collection::vec(prop_oneof![Just(b'\n'), Just(0x8a), any::<u8>()], 32)) {
+            let expected = (0..32).filter(|&i| bytes[i] == b'\n').fold(0, |mask, i| mask | 1 << i);
+            prop_assert_eq!(line_feeds(bytes[..].block_at(0).unwrap()), expected);
+        }
+    }
 }

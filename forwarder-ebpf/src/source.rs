@@ -11,6 +11,12 @@ pub trait Source {
         self.len() == 0
     }
 
+    /// Number of bytes of the whole, of which more may not be readable.
+    #[inline(always)]
+    fn whole_length(&self) -> usize {
+        self.len()
+    }
+
     /// The byte at `offset`, if it is there.
     fn u8_at(&self, offset: usize) -> Option<u8>;
 

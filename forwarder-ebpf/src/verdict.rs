@@ -87,6 +87,7 @@ pub enum Verdict {
     PassedTimeToLive = 48,
     PassedNoBackend = 49,
     PassedKey = 50,
+    PassedVlan = 51,
 
     DroppedNoDaemon = 60,
     DroppedNoBackend = 61,
@@ -356,6 +357,12 @@ pub const TABLE: &[Entry] = &[
         Outcome::Passed,
         "odd-key",
         "The header by which the service's calls are spread could not be read for sure.",
+    ),
+    entry(
+        Verdict::PassedVlan,
+        Outcome::Passed,
+        "other-vlan",
+        "It came with other VLAN tags than frames to the backend bear; the slow path crosses over.",
     ),
     entry(
         Verdict::DroppedNoDaemon,

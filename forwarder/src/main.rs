@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     match perform(Cli::parse().verb) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("sip-forwarder: {error:#}");
+            eprintln!("sip-forwarder: {}", in_one_line(&error));
             ExitCode::from(USAGE)
         }
     }
@@ -28,4 +28,18 @@ fn perform(verb: Verb) -> anyhow::Result<()> {
         Verb::Unload { file } => app::unload(&file.config),
         Verb::Status { json, socket, file } => app::status(json, socket, &file.config),
     }
+}
+
+/// The fault with its causes, each told once: many messages quote their cause already.
+fn in_one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !line.contains(&cause) {
+            if !line.is_empty() {
+                line.push_str(": ");
+            }
+            line.push_str(&cause);
+        }
+    }
+    line.replace('\n', " ")
 }

@@ -10,6 +10,7 @@ mod support;
 mod takeover;
 mod truncation;
 mod verdict_docs;
+mod way_back;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -25,6 +26,7 @@ fn main() {
         calls::trials(),
         fragments::trials(),
         slow_path::trials(),
+        way_back::trials(),
         takeover::trials(),
     ]
     .into_iter()

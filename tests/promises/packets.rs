@@ -5,7 +5,10 @@ use std::net::{SocketAddr, UdpSocket};
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 use sip_forwarder::config::{Backend, Config, Forwarder, Key, Limits, Mode, Service};
-use sip_forwarder_ebpf::{abi::BackendFlags, verdict::Verdict};
+use sip_forwarder_ebpf::{
+    abi::{BackendFlags, VlanTags},
+    verdict::Verdict,
+};
 use sip_forwarder_tests::{
     frames::{Fragment, UdpChecksum, UdpFrame, parse},
     lab::{Family, Host, Lab, vip},
@@ -288,6 +291,8 @@ fn odd_packets(bench: &Bench) -> Result<()> {
             )?;
         }
     }
+    vlan_tags(bench, &invite)?;
+    several_buffers(bench)?;
     let mut padded = bench.to_vip(invite.clone()).build();
     padded.extend_from_slice(&[0; 6]);
     let ran = bench.program.run(&padded)?;
@@ -306,6 +311,51 @@ fn odd_packets(bench: &Bench) -> Result<()> {
             .change_backend(id, |b| b.flags.0 &= !BackendFlags::RESOLVED)?;
     }
     bench.passed(&bench.to_vip(invite), Verdict::PassedNextHop)
+}
+
+/// Tagged frames are forwarded where the way to the backend bears the same tags.
+fn vlan_tags(bench: &Bench, invite: &[u8]) -> Result<()> {
+    let one = bench.to_vip(invite).vlan(100);
+    let two = bench.to_vip(invite).vlan(200).vlan(100);
+    let set = |tags: VlanTags| -> Result<()> {
+        let backends = bench.program.backends();
+        backends
+            .into_iter()
+            .try_for_each(|id| bench.program.change_backend(id, |b| b.tags = tags))
+    };
+    bench.passed(&one, Verdict::PassedVlan)?;
+    set(VlanTags::default().with_inner(100))?;
+    bench.forwarded(&one)?;
+    bench.passed(&two, Verdict::PassedVlan)?;
+    set(VlanTags::default().with_inner(200).with_inner(100))?;
+    bench.forwarded(&two)?;
+    bench.passed(&bench.to_vip(invite), Verdict::PassedVlan)?;
+    set(VlanTags::default())
+}
+
+/// A jumbo frame lies in several buffers, of which the program reads the first.
+fn several_buffers(bench: &Bench) -> Result<()> {
+    let jumbo = Message::invite().build_sized(8_000);
+    let ran = bench.run(&bench.to_vip(jumbo.clone()))?;
+    ensure!(
+        (ran.action, ran.verdict) == (Action::Pass, Verdict::PassedTrailingBytes),
+        "a jumbo frame to the VIP: {:?} {:?}",
+        ran.action,
+        ran.verdict
+    );
+    let ran = bench.run(&bench.to_client(1, jumbo))?;
+    ensure!(
+        ran.verdict == Verdict::ReturnedByKernel,
+        "a backend's jumbo frame: {:?}",
+        ran.verdict
+    );
+    let is = parse(&ran.frame).context("the jumbo frame that left is not well")?;
+    ensure!(
+        is.datagram()
+            .is_some_and(|(source, ..)| source == bench.vip),
+        "{is:?}"
+    );
+    Ok(())
 }
 
 /// Runs a backend's frame to the client and checks that it leaves with the VIP as its source.

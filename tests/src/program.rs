@@ -15,7 +15,7 @@ use sip_forwarder::{
     },
 };
 use sip_forwarder_ebpf::{
-    abi::{Backend, BackendId, Macs},
+    abi::{Backend, BackendId, Macs, VlanTags},
     verdict::{TABLE, Verdict},
 };
 
@@ -28,7 +28,7 @@ pub const NEXT_HOP: [u8; 6] = [2, 0, 0, 0, 0xb, 1];
 /// MAC address that packets to backends leave with.
 pub const OWN_MAC: [u8; 6] = [2, 0, 0, 0, 0xf, 1];
 /// Longest packet that comes out, in bytes.
-const OUT_LENGTH: usize = 4_096;
+const OUT_LENGTH: usize = 10_240;
 
 /// What the program did with a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,6 +117,7 @@ impl Program {
             interface,
             macs: Macs::new(NEXT_HOP, OWN_MAC),
             mtu: 1_500,
+            tags: VlanTags::default(),
         };
         for id in self.backends() {
             publish::set_next_hop(&self.maps, id, Some(&hop))?;

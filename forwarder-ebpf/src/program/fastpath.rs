@@ -276,7 +276,9 @@ fn to_service(
     let Some(slot) = lookups.slot(scan.call) else {
         return fault();
     };
-    let found = match lookups.find(scan, slot) {
+    // Asked once: dividing by a billion takes long.
+    let now = if scan.role.starts() { seconds() } else { 0 };
+    let found = match lookups.find(scan, slot, now) {
         Ok(found) => found,
         Err(why) => return Exit::leave(why.number()),
     };
@@ -290,10 +292,13 @@ fn to_service(
     if !backend.flags.has(BackendFlags::RESOLVED) {
         return Exit::leave(Verdict::PassedNextHop.number());
     }
+    if flow.tags.0 != backend.tags.0 {
+        return Exit::leave(Verdict::PassedVlan.number());
+    }
     if flow.ip_length > backend.mtu {
         return Exit::leave(Verdict::PassedTooLarge.number());
     }
-    lookups.remember(scan, &decision, backend);
+    lookups.remember(scan, &decision, backend, now);
     send_to_backend(ctx, frame, flow, &decision, backend)
 }
 
@@ -440,6 +445,8 @@ fn send_back(
 ) -> Exit {
     let (way, action) = match route::find(ctx, flow, vip) {
         Route::None => return pass(Verdict::IgnoredLocal.number()),
+        // A way out may need other VLAN tags, or none: the kernel knows.
+        _ if !flow.tags.is_empty() => return send_back_by_kernel(frame, flow, vip, sender.from),
         Route::Kernel => return send_back_by_kernel(frame, flow, vip, sender.from),
         Route::Direct(way) => match leave_by(ctx, way.interface) {
             XDP_PASS => return send_back_by_kernel(frame, flow, vip, sender.from),
@@ -535,25 +542,33 @@ struct Lookups<'a> {
 impl Lookups<'_> {
     /// Everything the rule wants to know.
     #[inline(always)]
-    fn find(&self, scan: &Scan, slot: Slot) -> Result<Found, Verdict> {
+    fn find(&self, scan: &Scan, slot: Slot, now: u32) -> Result<Found, Verdict> {
         let key_slot = if scan.key.0 == scan.call.0 {
             slot
         } else {
             self.slot(scan.key).unwrap_or(slot)
         };
         let (entry, known) = self.entry(scan.call);
+        let named = self.named(scan.host)?;
+        // Only what the rule may ask for: each answer costs a look into a map.
+        let (recent, home) = if scan.role.starts() {
+            (self.recent(scan.call, now), BackendId::NONE)
+        } else {
+            (BackendId::NONE, self.live(slot.home()))
+        };
+        let admit = if recent.is_some() || home.is_some() {
+            BackendId::NONE
+        } else {
+            self.live(key_slot.admit())
+        };
         Ok(Found {
             role: scan.role,
             entry,
             known,
-            named: self.named(scan.host)?,
-            recent: if scan.role.starts() {
-                self.recent(scan.call)
-            } else {
-                BackendId::NONE
-            },
-            admit: self.live(key_slot.admit()),
-            home: self.live(slot.home()),
+            named,
+            recent,
+            admit,
+            home,
             slot,
         })
     }
@@ -620,19 +635,19 @@ impl Lookups<'_> {
 
     /// Where this Call-ID's starting request went in the last 32 seconds, or none.
     #[inline(always)]
-    fn recent(&self, call: Digest) -> BackendId {
+    fn recent(&self, call: Digest, now: u32) -> BackendId {
         let index = call.recent_index(self.service.id, self.globals.recent_mask);
         let Some(seen) = RECENT.get_ptr(index) else {
             return BackendId::NONE;
         };
         // SAFETY: a map value, aligned; one volatile word, so never half of two.
         let seen = unsafe { seen.read_volatile() };
-        self.live(seen.backend_of(call.fingerprint(self.service.id), seconds() as u16))
+        self.live(seen.backend_of(call.fingerprint(self.service.id), now as u16))
     }
 
     /// Writes down what the rule wants remembered.
     #[inline(always)]
-    fn remember(&self, scan: &Scan, decision: &Chosen, backend: &Backend) {
+    fn remember(&self, scan: &Scan, decision: &Chosen, backend: &Backend, now: u32) {
         if decision.remember & Chosen::START != 0 {
             let index = scan
                 .call
@@ -640,7 +655,7 @@ impl Lookups<'_> {
             if let Some(place) = RECENT.get_ptr_mut(index) {
                 let seen = Recent::new(
                     scan.call.fingerprint(self.service.id),
-                    seconds() as u16,
+                    now as u16,
                     decision.backend,
                 );
                 // SAFETY: as in `recent`.

@@ -1,6 +1,6 @@
 //! The only access to packet bytes.
 
-use aya_ebpf::programs::XdpContext;
+use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_xdp_get_buff_len, programs::XdpContext};
 use core::arch::asm;
 use sip_forwarder_ebpf::source::Source;
 
@@ -22,6 +22,7 @@ pub(crate) fn opaque(mut value: usize) -> usize {
 /// Bytes of a packet from some offset to its end.
 #[derive(Clone, Copy)]
 pub(crate) struct Packet {
+    ctx: *mut xdp_md,
     start: usize,
     end: usize,
     length: usize,
@@ -41,13 +42,14 @@ impl Packet {
                 (*ctx.ctx).data_end,
             )
         };
-        Self::between(start as usize, end as usize, zero)
+        Self::between(ctx.ctx, start as usize, end as usize, zero)
     }
 
     #[inline(always)]
-    fn between(start: usize, end: usize, zero: u64) -> Self {
+    fn between(ctx: *mut xdp_md, start: usize, end: usize, zero: u64) -> Self {
         // Opaque, so that no arithmetic on lengths is turned into arithmetic on pointers.
         Self {
+            ctx,
             start,
             end,
             length: opaque(end - start),
@@ -58,7 +60,12 @@ impl Packet {
     /// The frame from `offset` on.
     #[inline(always)]
     pub(crate) fn from(self, offset: usize) -> Self {
-        Self::between(self.start + (self.blur(offset) & 0xff), self.end, self.zero)
+        Self::between(
+            self.ctx,
+            self.start + (self.blur(offset) & 0xff),
+            self.end,
+            self.zero,
+        )
     }
 
     /// Where `T` lies at `offset`, if it lies in the packet.
@@ -111,6 +118,12 @@ impl Source for Packet {
     #[inline(always)]
     fn len(&self) -> usize {
         self.length
+    }
+
+    #[inline(always)]
+    fn whole_length(&self) -> usize {
+        // SAFETY: the context is the program's own.
+        unsafe { bpf_xdp_get_buff_len(self.ctx) as usize }
     }
 
     #[inline(always)]

@@ -50,6 +50,7 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let state = prepare_state(config, state_dir, pins)?;
     let (resolver, mut changes) = Resolver::open()?;
     let mut ways = Ways::find(config, &state, &resolver).await?;
@@ -79,6 +80,7 @@ async fn serve(
         tokio::select! {
             _ = interrupt.recv() => break,
             _ = terminate.recv() => break,
+            _ = hangup.recv() => warn!("SIGHUP does nothing; restart to read the configuration anew (no message is lost)"),
             Some(()) = changes.recv() => ways.follow(&resolver, &maps).await?,
             _ = refresh.tick() => ways.refresh(&resolver).await,
         }

@@ -22,8 +22,8 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// It is no TOML, or has a wrong key or value.
-    #[error("configuration: {}", one_line(.0))]
-    Syntax(#[from] toml::de::Error),
+    #[error("configuration: {0}")]
+    Syntax(String),
     /// A value is out of its range, or two contradict each other.
     #[error("configuration: {0}")]
     Invalid(String),
@@ -106,7 +106,7 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
 
 /// Checks the text of a file.
 pub fn parse(text: &str) -> Result<Config, ConfigError> {
-    let file: File = toml::from_str(text)?;
+    let file: File = toml::from_str(text).map_err(|error| ConfigError::Syntax(one_line(&error)))?;
     let services = file
         .services
         .into_iter()

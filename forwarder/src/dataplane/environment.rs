@@ -42,6 +42,18 @@ pub enum EnvironmentError {
         /// The sysctl.
         key: &'static str,
     },
+    /// The kernel would refuse packets that it routes for us.
+    #[error(
+        "{key} is {is}, so the kernel refuses packets to clients that it must route itself (their source is the VIP, an address of its own); set it: sysctl -w {key}={wanted}"
+    )]
+    OwnSource {
+        /// The sysctl.
+        key: String,
+        /// What it is.
+        is: u8,
+        /// What it must be.
+        wanted: u8,
+    },
 }
 
 /// Capabilities the daemon needs, by number (linux/capability.h).
@@ -58,6 +70,9 @@ pub fn check(config: &Config) -> Result<(), EnvironmentError> {
     capabilities()?;
     for interface in &config.forwarder.interfaces {
         interface_index(interface).ok_or_else(|| EnvironmentError::Interface(interface.clone()))?;
+    }
+    if config.services.iter().any(|service| service.vip.is_ipv4()) {
+        own_source(&config.forwarder.interfaces)?;
     }
     for service in &config.services {
         vip(&service.name, service.vip.ip())?;
@@ -117,4 +132,38 @@ fn forwarding(vip: IpAddr) -> Result<(), EnvironmentError> {
         Ok(value) if value.trim() == "0" => Err(EnvironmentError::Forwarding { key }),
         _ => Ok(()),
     }
+}
+
+/// A backend's packet that XDP cannot send itself (a next hop to be resolved first, say) goes to the
+/// kernel with the VIP as its source. IPv4 takes that for a forgery unless it is told otherwise.
+fn own_source(interfaces: &[String]) -> Result<(), EnvironmentError> {
+    let all = |what: &str| setting("all", what);
+    for interface in interfaces {
+        let key = |what: &str| format!("net.ipv4.conf.{interface}.{what}");
+        let accept = all("accept_local").max(setting(interface, "accept_local"));
+        if accept == 0 {
+            return Err(EnvironmentError::OwnSource {
+                key: key("accept_local"),
+                is: 0,
+                wanted: 1,
+            });
+        }
+        // The kernel takes the larger of the two; 1 is strict, 2 loose.
+        if all("rp_filter").max(setting(interface, "rp_filter")) == 1 {
+            return Err(EnvironmentError::OwnSource {
+                key: key("rp_filter"),
+                is: 1,
+                wanted: 2,
+            });
+        }
+    }
+    Ok(())
+}
+
+fn setting(interface: &str, what: &str) -> u8 {
+    let path = format!("/proc/sys/net/ipv4/conf/{interface}/{what}");
+    fs::read_to_string(path)
+        .ok()
+        .and_then(|value| value.trim().parse().ok())
+        .unwrap_or(0)
 }

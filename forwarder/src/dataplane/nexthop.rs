@@ -6,12 +6,12 @@ use std::{io, net::IpAddr, time::Duration};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use netlink_packet_route::{
     AddressFamily,
-    link::LinkAttribute,
+    link::{InfoData, InfoVlan, LinkAttribute, LinkInfo},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteMetric, RouteType},
 };
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection};
-use sip_forwarder_ebpf::abi::Macs;
+use sip_forwarder_ebpf::abi::{Macs, VlanTags};
 use thiserror::Error;
 use tokio::sync::mpsc;
 
@@ -51,6 +51,59 @@ pub struct NextHop {
     pub macs: Macs,
     /// Largest IP packet, in bytes.
     pub mtu: u16,
+    /// VLAN tags of frames.
+    pub tags: VlanTags,
+}
+
+/// VLAN tags the fast path reads.
+const VLAN_LIMIT: usize = 2;
+
+/// What is known of an interface.
+struct Link {
+    index: u32,
+    mac: [u8; 6],
+    mtu: u32,
+    tags: VlanTags,
+    /// The interface below a VLAN, and the VLAN's id.
+    below: Option<(u32, u16)>,
+}
+
+impl Link {
+    /// From what netlink tells; `None` if it has no MAC address, as the loopback has none but zeroes.
+    fn of(index: u32, attributes: &[LinkAttribute]) -> Option<Self> {
+        let mut link = Self {
+            index,
+            mac: [0; 6],
+            mtu: 0,
+            tags: VlanTags::default(),
+            below: None,
+        };
+        let (mut parent, mut id) = (None, None);
+        for attribute in attributes {
+            match attribute {
+                LinkAttribute::Address(mac) => link.mac = mac.as_slice().try_into().ok()?,
+                LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+                LinkAttribute::Link(index) => parent = Some(*index),
+                LinkAttribute::LinkInfo(infos) => id = infos.iter().find_map(vlan_id),
+                _ => {}
+            }
+        }
+        link.below = parent.zip(id);
+        link.mac.iter().any(|&byte| byte != 0).then_some(link)
+    }
+}
+
+fn vlan_id(info: &LinkInfo) -> Option<u16> {
+    let LinkInfo::Data(InfoData::Vlan(vlan)) = info else {
+        return None;
+    };
+    vlan.iter().find_map(|v| {
+        if let InfoVlan::Id(id) = v {
+            Some(*id)
+        } else {
+            None
+        }
+    })
 }
 
 /// Asks the kernel.
@@ -92,18 +145,19 @@ impl Resolver {
     pub async fn resolve(&self, address: IpAddr) -> Result<Option<NextHop>, NextHopError> {
         let netlink = |source| NextHopError::Netlink { address, source };
         let (interface, gateway, route_mtu) = self.route(address).await?;
-        let Some((source, link_mtu)) = self.link(interface).await.map_err(netlink)? else {
+        let Some(link) = self.link(interface).await.map_err(netlink)? else {
             return Ok(None);
         };
         let Some(destination) = self.neighbour(interface, gateway).await.map_err(netlink)? else {
             self.wake(interface, gateway).await;
             return Ok(None);
         };
-        let mtu = route_mtu.unwrap_or(link_mtu).min(link_mtu);
+        let mtu = route_mtu.unwrap_or(link.mtu).min(link.mtu);
         Ok(Some(NextHop {
-            interface,
-            macs: Macs::new(destination, source),
+            interface: link.index,
+            macs: Macs::new(destination, link.mac),
             mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
+            tags: link.tags,
         }))
     }
 
@@ -165,9 +219,36 @@ impl Resolver {
         ))
     }
 
-    /// MAC address and MTU of an interface, if it has a MAC address.
-    async fn link(&self, index: u32) -> Result<Option<([u8; 6], u32)>, rtnetlink::Error> {
-        let link = self
+    /// What is known of an interface, if it has a MAC address. A VLAN's is that of the NIC below it,
+    /// with the tag.
+    async fn link(&self, index: u32) -> Result<Option<Link>, rtnetlink::Error> {
+        let Some(mut link) = self.one_link(index).await? else {
+            return Ok(None);
+        };
+        let mut ids = Vec::new();
+        while let Some((parent, id)) = link.below {
+            ids.push(id);
+            let Some(below) = self.one_link(parent).await? else {
+                return Ok(None);
+            };
+            link = Link {
+                mac: link.mac,
+                mtu: link.mtu,
+                ..below
+            };
+        }
+        if ids.len() > VLAN_LIMIT {
+            return Ok(None);
+        }
+        link.tags = ids
+            .iter()
+            .rev()
+            .fold(VlanTags::default(), |tags, &id| tags.with_inner(id));
+        Ok(Some(link))
+    }
+
+    async fn one_link(&self, index: u32) -> Result<Option<Link>, rtnetlink::Error> {
+        let message = self
             .handle
             .link()
             .get()
@@ -175,20 +256,7 @@ impl Resolver {
             .execute()
             .try_next()
             .await?;
-        let Some(link) = link else { return Ok(None) };
-        let mac = link.attributes.iter().find_map(|a| match a {
-            LinkAttribute::Address(address) => <[u8; 6]>::try_from(address.as_slice()).ok(),
-            _ => None,
-        });
-        let mtu = link.attributes.iter().find_map(|a| {
-            if let LinkAttribute::Mtu(mtu) = a {
-                Some(*mtu)
-            } else {
-                None
-            }
-        });
-        // The loopback's address is all zeroes: what is local has no next hop.
-        Ok(mac.filter(|mac| mac.iter().any(|&b| b != 0)).zip(mtu))
+        Ok(message.and_then(|message| Link::of(index, &message.attributes)))
     }
 
     /// MAC address of a neighbour, if it is known.

@@ -72,10 +72,10 @@ impl Pins {
         self.root.join("program")
     }
 
-    /// Is there anything pinned already?
+    /// Is there anything pinned already, of whatever version?
     #[must_use]
     pub fn exist(&self) -> bool {
-        self.maps().is_dir()
+        self.root.is_dir()
     }
 
     /// Makes the folder, if its file system is right.

@@ -215,6 +215,7 @@ pub fn set_next_hop(
             maps.allow_interface(hop.interface)?;
             entry.macs = hop.macs;
             entry.mtu = hop.mtu;
+            entry.tags = hop.tags;
             entry.interface = hop.interface;
             entry.flags.0 |= BackendFlags::RESOLVED;
         }

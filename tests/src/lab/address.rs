@@ -236,6 +236,7 @@ pub(super) fn sysctls(host: Host) -> Vec<(&'static str, &'static str)> {
             ("ipv6/conf/all/forwarding", "1"),
             ("ipv4/conf/all/rp_filter", "0"),
             ("ipv4/conf/default/rp_filter", "0"),
+            ("ipv4/conf/all/accept_local", "1"),
             ("ipv4/conf/all/send_redirects", "0"),
             ("ipv4/conf/default/send_redirects", "0"),
         ]);
