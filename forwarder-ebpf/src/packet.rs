@@ -341,7 +341,11 @@ impl Network {
 }
 
 #[inline(always)]
-fn parse_udp<S: Source + ?Sized>(frame: &S, network: &Network, tags: VlanTags) -> Result<Flow, Verdict> {
+fn parse_udp<S: Source + ?Sized>(
+    frame: &S,
+    network: &Network,
+    tags: VlanTags,
+) -> Result<Flow, Verdict> {
     let end = network.ip.wrapping_add(usize::from(network.ip_length));
     // A frame of several buffers is longer than what can be read of it.
     if end > frame.len() && end > frame.whole_length() {

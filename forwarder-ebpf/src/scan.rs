@@ -142,9 +142,9 @@ const REGISTER: Start = 32;
 /// It may be meant for the forwarder itself.
 const OPTIONS: Start = 64;
 
-/// Reads the start line's first eight bytes.
+/// Reads the start line's first eight bytes, and the two behind them.
 #[inline(always)]
-fn start_line(word: u64) -> Option<Start> {
+fn start_line(word: u64, behind: u16) -> Option<Start> {
     const fn is(word: u64, name: &[u8]) -> bool {
         let kept = if name.len() == 8 {
             word
@@ -159,7 +159,7 @@ fn start_line(word: u64) -> Option<Start> {
         STARTING
     } else if is(word, b"ACK ") || is(word, b"BYE ") {
         IN_DIALOG
-    } else if is(word, b"REGISTER") {
+    } else if is(word, b"REGISTER") && behind as u8 == b' ' {
         STARTING | STANDALONE | REGISTER
     } else if is(word, b"CANCEL ") {
         CANCEL
@@ -167,7 +167,10 @@ fn start_line(word: u64) -> Option<Start> {
         STARTING | STANDALONE | OPTIONS
     } else if is(word, b"PRACK ") || is(word, b"UPDATE ") || is(word, b"INFO ") {
         IN_DIALOG
-    } else if is(word, b"REFER ") || is(word, b"NOTIFY ") || is(word, b"SUBSCRIB") {
+    } else if is(word, b"REFER ")
+        || is(word, b"NOTIFY ")
+        || is(word, b"SUBSCRIB") && behind == u16::from_le_bytes(*b"E ")
+    {
         STARTING
     } else if is(word, b"MESSAGE ") || is(word, b"PUBLISH ") {
         STARTING | STANDALONE
@@ -289,11 +292,8 @@ impl Name {
 }
 
 /// The first letters of names that matter, by their low five bits.
-const LETTERS: u64 = 1 << (b'c' & 31)
-    | 1 << (b'i' & 31)
-    | 1 << (b't' & 31)
-    | 1 << (b'v' & 31)
-    | 1 << (b'r' & 31);
+const LETTERS: u64 =
+    1 << (b'c' & 31) | 1 << (b'i' & 31) | 1 << (b't' & 31) | 1 << (b'v' & 31) | 1 << (b'r' & 31);
 
 /// Names by their first letter's low five bits; compact names (RFC 3261 section 7.3.3) 32 further on.
 static NAMES: [Name; 64] = {
@@ -501,7 +501,7 @@ fn has_to_tag<S: Source + ?Sized>(message: &S, start: usize) -> Result<bool, Ver
     let mut parameters = message.blur(0);
     for _ in 0..VALUE_LIMIT * 2 / 8 {
         let word = word_at(message, at).ok_or(ODD)?;
-        let line_end = zero_bytes(word ^ repeat(b'\r'));
+        let line_end = bytes_below(word, b' ');
         let kept = if line_end == 0 {
             word
         } else {
@@ -578,7 +578,7 @@ fn host_and_port<S: Source + ?Sized>(
         // A closing bracket belongs to its host.
         let last = message.blur(first_flag(ends) + bracket);
         let length = message.blur(at + last - start);
-        if length <= bracket {
+        if length <= bracket || bracket != 0 && message.u8_at(start + length - 1) != Some(b']') {
             return Err(odd);
         }
         let digest = finish(hasher, lower_case(word), last, length);
@@ -611,7 +611,13 @@ fn finish(mut hasher: Hasher, word: u64, last: usize, length: usize) -> Digest {
 #[inline(always)]
 fn host_ends(word: u64, bracket: usize) -> u64 {
     if bracket != 0 {
-        return zero_bytes(word ^ repeat(b']'));
+        return lowest(
+            lowest(
+                zero_bytes(word ^ repeat(b']')),
+                zero_bytes(word ^ repeat(b'>')),
+            ),
+            bytes_below(word, b' ' + 1),
+        );
     }
     // ':' ';' are 0x3a and 0x3b; '>' '?' are 0x3e and 0x3f; '@' is 0x40.
     lowest(
@@ -714,9 +720,28 @@ fn route_host<S: Source + ?Sized>(
     if (word | 0x2020_2000) & 0xff_ffff_ffff != text(b"<sip:") {
         return Err(ODD);
     }
-    let host = host_and_port(message, at + 5, hash_key, ODD, ends_uri_host)?;
-    // "sip:user@host" ends the would-be host at '@', which port_at refuses; so a user part is odd.
-    Ok(host)
+    if may_have_user(message, at + 5) {
+        return Err(ODD);
+    }
+    host_and_port(message, at + 5, hash_key, ODD, ends_uri_host)
+}
+
+/// May the URI at `at` have a user part? Surely not if its closing bracket comes before any '@'. A
+/// user part may hold `;`, `?` and `:`, all that ends a host.
+#[inline(always)]
+fn may_have_user<S: Source + ?Sized>(message: &S, mut at: usize) -> bool {
+    for _ in 0..VALUE_LIMIT / 8 {
+        let Some(word) = word_at(message, at) else {
+            return true;
+        };
+        let close = zero_bytes(word ^ repeat(b'>'));
+        let other = lowest(zero_bytes(word ^ repeat(b'@')), bytes_below(word, b' ' + 1));
+        if close | other != 0 {
+            return close == 0 || other != 0 && first_flag(other) < first_flag(close);
+        }
+        at = message.blur(at + 8);
+    }
+    true
 }
 
 /// Has the Request-URI of an OPTIONS a user part? Only then it is surely not for the forwarder.
@@ -803,7 +828,8 @@ pub fn scan<S: Source + ?Sized>(
         return Err(Verdict::PassedScanLimit);
     }
     let first = message.u64_at(0).ok_or(Verdict::PassedShort)?;
-    let start = message.blur(start_line(first).ok_or(Verdict::PassedStartLine)?);
+    let behind = message.u16_at(message.blur(8)).unwrap_or(0);
+    let start = message.blur(start_line(first, behind).ok_or(Verdict::PassedStartLine)?);
     // Blurred anew for each question, so that what one answer tells is forgotten before the next.
     if message.blur(start) & OPTIONS != 0 && !uri_has_user(message) {
         return Err(Verdict::PassedForwarder);
