@@ -48,6 +48,10 @@ pub(crate) fn trials() -> Vec<Trial> {
             two_services,
             &["10.210.255.1:5060", "`lab`", "`other`"],
         ),
+        as_root(
+            "bad_input::kernel_refuses_own_source",
+            kernel_refuses_own_source,
+        ),
         as_root("bad_input::missing_capability", missing_capability),
         as_root("bad_input::second_daemon", second_daemon),
         as_root(
@@ -186,4 +190,20 @@ fn another_folder_same_interface() -> Result<()> {
         "the first daemon suffered"
     );
     Ok(())
+}
+
+fn kernel_refuses_own_source() -> Result<()> {
+    let lab = Lab::new(1)?;
+    let file = lab.dir().join("good.toml");
+    fs::write(&file, config_text(&lab)?)?;
+    lab.enter(Host::Forwarder, || {
+        fs::write("/proc/sys/net/ipv4/conf/all/accept_local", "0")
+    })??;
+    let mut command = lab.command(Host::Forwarder, daemon_file()?)?;
+    let says = [
+        "accept_local",
+        "sysctl -w net.ipv4.conf.to-p1.accept_local=1",
+    ];
+    expect_refusal(command.args(["run", "--config"]).arg(&file), &says)?;
+    nothing_left(&lab)
 }

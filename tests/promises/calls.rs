@@ -7,11 +7,11 @@ use libtest_mimic::Trial;
 use sip_forwarder_tests::{
     calls::CallLog,
     kamailio::Kamailio,
-    lab::{Daemon, Family, Lab},
+    lab::{Daemon, DaemonSpec, Family, Lab},
     sipp::{CallOptions, CallReport, Uas, run_calls},
 };
 
-use crate::support::{as_root, forwarding_lab, vip_socket};
+use crate::support::{as_root, daemon_file, forwarding_lab, vip_socket};
 
 const CALLS: u32 = 600;
 const RATE: u32 = 300;
@@ -20,6 +20,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         as_root("calls::sipp_v4", || sipp(Family::V4)),
         as_root("calls::sipp_v6", || sipp(Family::V6)),
+        as_root("calls::generic_mode", generic),
         as_root("calls::kamailio_v4", || kamailio(Family::V4)),
         as_root("calls::kamailio_v6", || kamailio(Family::V6)),
     ]
@@ -30,6 +31,23 @@ fn sipp(family: Family) -> Result<()> {
     let proxies = Uas::start_all(&lab, family)?;
     let logs: Vec<CallLog> = proxies.iter().map(Uas::call_log).collect();
     check(&play(&lab, family, &logs)?, &daemon)
+}
+
+/// Where a driver has no native XDP, the same calls go through the kernel's generic hook.
+fn generic() -> Result<()> {
+    let lab = Lab::new(2)?;
+    let mut spec = DaemonSpec::of_lab(daemon_file()?, &lab, Family::V4);
+    spec.forwarder_extra = "xdp = \"generic\"".to_owned();
+    let daemon = Daemon::start(&lab, &spec)?;
+    daemon.wait_resolved(Duration::from_secs(5))?;
+    let proxies = Uas::start_all(&lab, Family::V4)?;
+    let logs: Vec<CallLog> = proxies.iter().map(Uas::call_log).collect();
+    check(&play(&lab, Family::V4, &logs)?, &daemon)?;
+    ensure!(
+        daemon.status()?["xdp_mode"] == "generic",
+        "it is not generic"
+    );
+    Ok(())
 }
 
 fn kamailio(family: Family) -> Result<()> {

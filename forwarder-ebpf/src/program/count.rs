@@ -1,7 +1,7 @@
 //! The single exit: every packet's verdict is counted here and nowhere else.
 
 use crate::maps::{TRAFFIC, VERDICTS};
-use sip_forwarder_ebpf::abi::BackendId;
+use sip_forwarder_ebpf::{abi::BackendId, verdict::Verdict};
 
 /// What becomes of a packet: its verdict, the XDP action, the backend that got it and the backend
 /// that sent it. In one register, which is all that a function of its own can return in BPF.
@@ -36,6 +36,12 @@ impl Exit {
         } else {
             None
         }
+    }
+
+    /// Did the tables contradict each other?
+    #[inline(always)]
+    pub(crate) const fn is_fault(self) -> bool {
+        self.verdict() == Verdict::DroppedTableFault.number()
     }
 
     #[inline(always)]

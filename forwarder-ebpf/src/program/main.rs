@@ -20,7 +20,11 @@ use aya_ebpf::{macros::xdp, programs::XdpContext};
 /// Entry: one packet in, one XDP action out, one verdict counted.
 #[xdp(frags)]
 pub fn sip_forwarder(ctx: XdpContext) -> u32 {
-    count::finish(fastpath::run(&ctx))
+    let exit = fastpath::run(&ctx);
+    if exit.is_fault() {
+        aya_log_ebpf::error!(&ctx, "a map lacks what another promised; packet dropped");
+    }
+    count::finish(exit)
 }
 
 /// Lets everything through. It stands on the far ends of veth pairs, whose driver accepts frames

@@ -20,7 +20,7 @@ use crate::{
         environment, maps_load,
         nexthop::{NextHop, Resolver},
         pins::Pins,
-        publish,
+        program_log, publish,
     },
     slowpath::worker::Workers,
     state::{self, State, StateDir},
@@ -64,6 +64,7 @@ async fn serve(
     let counters = Arc::new(Counters::new(config.limits.backends));
     let tables = Arc::new(KernelTables::new(Arc::clone(&maps), Arc::clone(&counters))?);
     let workers = Workers::start(&vips(config, &state), config.forwarder.workers, tables)?;
+    program_log::follow(&mut ebpf);
     let attachments = attach_all(&mut ebpf, config, &maps, pins)?;
 
     let picture = Picture::new(

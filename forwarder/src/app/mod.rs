@@ -5,6 +5,7 @@ mod picture;
 
 use std::{
     io::Write as _,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -23,7 +24,9 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
     let config = config::load(path)?;
     let object = object::embedded()?;
     environment::check(&config)?;
-    runtime()?.block_on(daemon::run(config, object))
+    let runtime = runtime()?;
+    runtime.block_on(check_routes(&config))?;
+    runtime.block_on(daemon::run(config, object))
 }
 
 /// Checks the configuration and the machine.
@@ -40,18 +43,26 @@ pub fn check(path: &Path) -> anyhow::Result<()> {
     ))
 }
 
-/// Is there a route to every backend?
+/// Is there a way to every backend, and back?
 async fn check_routes(config: &Config) -> anyhow::Result<()> {
     let (resolver, _changes) = Resolver::open()?;
     for service in &config.services {
         for backend in &service.backends {
-            resolver
-                .resolve(backend.address.ip())
+            check_way(&resolver, backend.address.ip())
                 .await
                 .with_context(|| {
                     format!("service `{}`, backend `{}`", service.name, backend.name)
                 })?;
         }
+    }
+    Ok(())
+}
+
+/// Is there a route to a backend, and does the kernel take what comes back by it?
+async fn check_way(resolver: &Resolver, backend: IpAddr) -> anyhow::Result<()> {
+    let interface = resolver.interface_to(backend).await?;
+    if backend.is_ipv4() {
+        environment::check_way_in(interface)?;
     }
     Ok(())
 }

@@ -71,9 +71,6 @@ pub fn check(config: &Config) -> Result<(), EnvironmentError> {
     for interface in &config.forwarder.interfaces {
         interface_index(interface).ok_or_else(|| EnvironmentError::Interface(interface.clone()))?;
     }
-    if config.services.iter().any(|service| service.vip.is_ipv4()) {
-        own_source(&config.forwarder.interfaces)?;
-    }
     for service in &config.services {
         vip(&service.name, service.vip.ip())?;
         forwarding(service.vip.ip())?;
@@ -134,30 +131,46 @@ fn forwarding(vip: IpAddr) -> Result<(), EnvironmentError> {
     }
 }
 
-/// A backend's packet that XDP cannot send itself (a next hop to be resolved first, say) goes to the
-/// kernel with the VIP as its source. IPv4 takes that for a forgery unless it is told otherwise.
-fn own_source(interfaces: &[String]) -> Result<(), EnvironmentError> {
-    let all = |what: &str| setting("all", what);
-    for interface in interfaces {
-        let key = |what: &str| format!("net.ipv4.conf.{interface}.{what}");
-        let accept = all("accept_local").max(setting(interface, "accept_local"));
-        if accept == 0 {
-            return Err(EnvironmentError::OwnSource {
-                key: key("accept_local"),
-                is: 0,
-                wanted: 1,
-            });
-        }
-        // The kernel takes the larger of the two; 1 is strict, 2 loose.
-        if all("rp_filter").max(setting(interface, "rp_filter")) == 1 {
-            return Err(EnvironmentError::OwnSource {
-                key: key("rp_filter"),
-                is: 1,
-                wanted: 2,
-            });
-        }
+/// Checks the interface by which packets of an IPv4 backend come in.
+///
+/// What XDP cannot send itself (the next hop must be resolved first, say) goes to the kernel with the
+/// VIP as its source. IPv4 takes that for a forgery unless it is told otherwise.
+pub fn check_way_in(interface: u32) -> Result<(), EnvironmentError> {
+    let Some(interface) = interface_name(interface) else {
+        return Ok(());
+    };
+    let effective = |what: &str| setting("all", what).max(setting(&interface, what));
+    let fault = |what: &str, is, wanted| {
+        Err(EnvironmentError::OwnSource {
+            key: format!("net.ipv4.conf.{interface}.{what}"),
+            is,
+            wanted,
+        })
+    };
+    if effective("accept_local") == 0 {
+        return fault("accept_local", 0, 1);
+    }
+    // The kernel takes the larger of the two; 1 is strict, 2 loose.
+    if effective("rp_filter") == 1 {
+        return fault("rp_filter", 1, 2);
     }
     Ok(())
+}
+
+/// The name of an interface, if it exists.
+fn interface_name(index: u32) -> Option<String> {
+    let mut name = [0; libc::IF_NAMESIZE];
+    // SAFETY: the buffer is as long as a name with its zero may be.
+    let found = unsafe { libc::if_indextoname(index, name.as_mut_ptr()) };
+    if found.is_null() {
+        return None;
+    }
+    let bytes: Vec<u8> = name
+        .iter()
+        .take_while(|&&c| c != 0)
+        .map(|&c| c as u8)
+        .collect();
+    String::from_utf8(bytes).ok()
 }
 
 fn setting(interface: &str, what: &str) -> u8 {

@@ -8,6 +8,7 @@ mod maps;
 pub mod nexthop;
 pub mod object;
 pub mod pins;
+pub mod program_log;
 pub mod publish;
 
 pub use kernel_tables::KernelTables;

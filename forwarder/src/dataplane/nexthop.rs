@@ -161,6 +161,11 @@ impl Resolver {
         }))
     }
 
+    /// The interface by which `address` is reached.
+    pub async fn interface_to(&self, address: IpAddr) -> Result<u32, NextHopError> {
+        Ok(self.route(address).await?.0)
+    }
+
     /// Interface, next hop and MTU of the route to `address`.
     async fn route(&self, address: IpAddr) -> Result<(u32, IpAddr, Option<u32>), NextHopError> {
         let no_route = NextHopError::NoRoute { address };
