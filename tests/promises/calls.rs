@@ -37,7 +37,7 @@ fn sipp(family: Family) -> Result<()> {
 fn generic() -> Result<()> {
     let lab = Lab::new(2)?;
     let mut spec = DaemonSpec::of_lab(daemon_file()?, &lab, Family::V4);
-    spec.forwarder_extra = "xdp = \"generic\"".to_owned();
+    spec.forwarder_extra.push_str("xdp = \"generic\"");
     let daemon = Daemon::start(&lab, &spec)?;
     daemon.wait_resolved(Duration::from_secs(5))?;
     let proxies = Uas::start_all(&lab, Family::V4)?;

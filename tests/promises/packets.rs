@@ -21,7 +21,10 @@ use crate::support::{CLIENT_PORT, SIP_PORT, as_root, program_file, vip_socket};
 const HOPS: u8 = 64;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let mut trials = Vec::new();
+    let mut trials = vec![as_root(
+        "packets::the_verifier_stays_within_its_budget",
+        || in_lab(Family::V4, verifier_budget),
+    )];
     for (name, family) in [("v4", Family::V4), ("v6", Family::V6)] {
         let mut add = |test: &str, run: fn(&Bench) -> Result<()>| {
             trials.push(as_root(&format!("packets::{test}_{name}"), move || {
@@ -311,6 +314,18 @@ fn odd_packets(bench: &Bench) -> Result<()> {
             .change_backend(id, |b| b.flags.0 &= !BackendFlags::RESOLVED)?;
     }
     bench.passed(&bench.to_vip(invite), Verdict::PassedNextHop)
+}
+
+/// What the kernel's verifier may go through: a quarter of what it allows.
+const VERIFIER_BUDGET: u32 = 250_000;
+
+fn verifier_budget(bench: &Bench) -> Result<()> {
+    let (verified, _) = bench.program.size()?;
+    ensure!(
+        verified <= VERIFIER_BUDGET,
+        "{verified} instructions verified, more than {VERIFIER_BUDGET}"
+    );
+    Ok(())
 }
 
 /// Tagged frames are forwarded where the way to the backend bears the same tags.
