@@ -224,7 +224,7 @@ pub const TABLE: &[Entry] = &[
         Verdict::IgnoredLocal,
         Outcome::Ignored,
         "backend-to-host",
-        "A backend's packet to an address of this host, or to where there is no route.",
+        "A backend's packet to an address of this host, to where there is no route, or too large for the way and not to be fragmented; the kernel answers it.",
     ),
     entry(
         Verdict::IgnoredFragment,

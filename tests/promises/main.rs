@@ -4,6 +4,7 @@
 mod bad_input;
 mod calls;
 mod fragments;
+mod next_hops;
 mod packets;
 mod slow_path;
 mod support;
@@ -27,6 +28,7 @@ fn main() {
         fragments::trials(),
         slow_path::trials(),
         way_back::trials(),
+        next_hops::trials(),
         takeover::trials(),
     ]
     .into_iter()

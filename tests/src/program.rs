@@ -103,12 +103,9 @@ impl Program {
 
     /// Fills the tables anew.
     pub fn publish(&self) -> Result<()> {
-        Ok(publish::publish(
-            &self.maps,
-            &self.config,
-            &self.numbering,
-            HASH_KEY,
-        )?)
+        publish::backends(&self.maps, &self.config, &self.numbering)?;
+        publish::services(&self.maps, &self.config, &self.numbering, HASH_KEY)?;
+        Ok(())
     }
 
     /// Makes every backend reachable by one interface.

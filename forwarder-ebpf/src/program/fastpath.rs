@@ -445,6 +445,11 @@ fn send_back(
 ) -> Exit {
     let (way, action) = match route::find(ctx, flow, vip) {
         Route::None => return pass(Verdict::IgnoredLocal.number()),
+        // Untouched, so that the kernel's "too big" reaches the backend and not the VIP.
+        Route::TooLarge if !may_be_fragmented(frame, flow) => {
+            return pass(Verdict::IgnoredLocal.number());
+        }
+        Route::TooLarge => return send_back_by_kernel(frame, flow, vip, sender.from),
         // A way out may need other VLAN tags, or none: the kernel knows.
         _ if !flow.tags.is_empty() => return send_back_by_kernel(frame, flow, vip, sender.from),
         Route::Kernel => return send_back_by_kernel(frame, flow, vip, sender.from),
@@ -457,6 +462,17 @@ fn send_back(
         return fault();
     }
     Exit::between(sender.verdict, action, BackendId::NONE, sender.from)
+}
+
+/// May a router fragment this packet? Never in IPv6; in IPv4 unless it says "don't fragment".
+#[inline(always)]
+fn may_be_fragmented(frame: &Packet, flow: &Flow) -> bool {
+    const FLAGS: usize = 6;
+    const DONT_FRAGMENT: u8 = 0x40;
+    matches!(flow.family(), Family::V4)
+        && frame
+            .u8_at(flow.ip + FLAGS)
+            .is_some_and(|flags| flags & DONT_FRAGMENT == 0)
 }
 
 #[inline(always)]

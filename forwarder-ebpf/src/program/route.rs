@@ -26,6 +26,8 @@ pub(crate) enum Route {
     /// There is a way, but the kernel must take it: the packet needs fragmenting, or the next hop
     /// resolving.
     Kernel,
+    /// There is a way, but only for smaller packets.
+    TooLarge,
     /// Here, or nowhere.
     None,
 }
@@ -113,7 +115,8 @@ pub(crate) fn find(ctx: &XdpContext, flow: &Flow, vip: &Endpoint) -> Route {
                 macs: reversed.swapped(),
             })
         }
-        BPF_FIB_LKUP_RET_NO_NEIGH | BPF_FIB_LKUP_RET_FRAG_NEEDED => Route::Kernel,
+        BPF_FIB_LKUP_RET_NO_NEIGH => Route::Kernel,
+        BPF_FIB_LKUP_RET_FRAG_NEEDED => Route::TooLarge,
         _ => Route::None,
     }
 }

@@ -26,15 +26,19 @@ use crate::{
     state::{self, State, StateDir},
 };
 
-/// How often neighbours on the way to backends are made sure of.
-const REFRESH: Duration = Duration::from_secs(15);
+/// How often backends whose next hop does not answer are asked for.
+const ASK: Duration = Duration::from_secs(1);
+/// After how many of these the others are made sure of: what XDP sends does not tell the kernel that
+/// a neighbour is in use.
+const ASSURE: u32 = 15;
 
 /// Forwards until SIGTERM or SIGINT.
 pub(super) async fn run(config: Config, object: &[u8]) -> anyhow::Result<()> {
     let state_dir = StateDir::lock(&config.forwarder.state_dir)?;
     let pins = Pins::at(&config.forwarder.bpf_dir);
+    let state = prepare_state(&config, &state_dir, &pins)?;
     let adopted = pins.exist();
-    let result = serve(&config, object, &state_dir, &pins).await;
+    let result = serve(&config, object, state, &pins).await;
     if result.is_err() && !adopted {
         // Nothing of a start that failed may be left behind.
         pins.remove()?;
@@ -42,28 +46,23 @@ pub(super) async fn run(config: Config, object: &[u8]) -> anyhow::Result<()> {
     result
 }
 
-async fn serve(
-    config: &Config,
-    object: &[u8],
-    state_dir: &StateDir,
-    pins: &Pins,
-) -> anyhow::Result<()> {
+async fn serve(config: &Config, object: &[u8], state: State, pins: &Pins) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let state = prepare_state(config, state_dir, pins)?;
     let (resolver, mut changes) = Resolver::open()?;
     let mut ways = Ways::find(config, &state, &resolver).await?;
 
     pins.create()?;
     let mut ebpf = maps_load(object, &config.limits, Some(pins))?;
     let maps = Arc::new(Maps::take(&mut ebpf)?);
-    publish::publish(&maps, config, &state.numbering, state.hash_key)?;
+    publish::backends(&maps, config, &state.numbering)?;
     ways.publish(&maps)?;
+    publish::services(&maps, config, &state.numbering, state.hash_key)?;
 
     let counters = Arc::new(Counters::new(config.limits.backends));
     let tables = Arc::new(KernelTables::new(Arc::clone(&maps), Arc::clone(&counters))?);
-    let workers = Workers::start(&vips(config, &state), config.forwarder.workers, tables)?;
+    let workers = Workers::start(&vips(config, &state), worker_count(config), tables)?;
     program_log::follow(&mut ebpf);
     let attachments = attach_all(&mut ebpf, config, &maps, pins)?;
 
@@ -76,20 +75,32 @@ async fn serve(
     );
     let server = Server::start(&config.forwarder.api_socket, Arc::new(picture))?;
     info!(services = config.services.len(), "forwarding");
-    let mut refresh = tokio::time::interval(REFRESH);
+    let mut refresh = tokio::time::interval(ASK);
     loop {
         tokio::select! {
             _ = interrupt.recv() => break,
             _ = terminate.recv() => break,
             _ = hangup.recv() => warn!("SIGHUP does nothing; restart to read the configuration anew (no message is lost)"),
-            Some(()) = changes.recv() => ways.follow(&resolver, &maps).await?,
-            _ = refresh.tick() => ways.refresh(&resolver).await,
+            Some(()) = changes.recv() => {
+                if let Err(error) = ways.follow(&resolver, &maps).await {
+                    warn!(%error, "cannot follow a change of routes or neighbours; the next one is another chance");
+                }
+            }
+            _ = refresh.tick() => ways.ask(&resolver).await,
         }
     }
     drop(server);
     workers.stop();
     info!("stopped; the fast path goes on without the daemon, `sip-forwarder unload` takes it off");
     Ok(())
+}
+
+/// As many workers as configured, or one for each core.
+fn worker_count(config: &Config) -> usize {
+    match config.forwarder.workers {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        count => count,
+    }
 }
 
 /// The state, with numbers for all that is configured, written back.
@@ -161,9 +172,11 @@ struct Way {
 
 /// The ways to all backends.
 struct Ways {
-    ways: Vec<Way>,
+    all: Vec<Way>,
     /// Interfaces the program is attached to: only by these may the fast path send.
     interfaces: Vec<u32>,
+    /// How often neighbours were asked for.
+    asked: u32,
 }
 
 impl Ways {
@@ -176,15 +189,17 @@ impl Ways {
             .filter_map(|name| environment::interface_index(name))
             .collect();
         let mut found = Self {
-            ways: Vec::new(),
+            all: Vec::new(),
             interfaces,
+            asked: 0,
         };
+        let neighbours = resolver.neighbours().await?;
         for service in &config.services {
             for backend in &service.backends {
                 let name = format!("service `{}`, backend `{}`", service.name, backend.name);
                 let address = backend.address.ip();
                 let next_hop = resolver
-                    .resolve(address)
+                    .resolve(address, &neighbours)
                     .await
                     .with_context(|| name.clone())?;
                 let Some(number) =
@@ -204,7 +219,7 @@ impl Ways {
                 if way.next_hop.is_none() {
                     warn!(backend = way.name, %address, "its next hop is not resolved yet; the slow path has it until then");
                 }
-                found.ways.push(way);
+                found.all.push(way);
             }
         }
         Ok(found)
@@ -225,7 +240,7 @@ impl Ways {
     }
 
     fn publish(&self, maps: &Maps) -> anyhow::Result<()> {
-        for way in &self.ways {
+        for way in &self.all {
             publish::set_next_hop(maps, way.id, way.next_hop.as_ref())?;
         }
         Ok(())
@@ -233,27 +248,40 @@ impl Ways {
 
     /// Looks all of them up again and tells the program what changed.
     async fn follow(&mut self, resolver: &Resolver, maps: &Maps) -> anyhow::Result<()> {
-        for index in 0..self.ways.len() {
-            let found = match resolver.resolve(self.ways[index].address).await {
-                Ok(found) => self.usable(&self.ways[index], found),
+        let neighbours = resolver.neighbours().await?;
+        for index in 0..self.all.len() {
+            let found = match resolver.resolve(self.all[index].address, &neighbours).await {
+                Ok(found) => self.usable(&self.all[index], found),
                 Err(error) => {
-                    warn!(backend = self.ways[index].name, %error, "the way is lost");
+                    warn!(backend = self.all[index].name, %error, "the way is lost");
                     None
                 }
             };
-            let way = &mut self.ways[index];
+            let way = &mut self.all[index];
             if way.next_hop != found {
                 info!(backend = way.name, next_hop = ?found, "the way changed");
-                way.next_hop = found;
                 publish::set_next_hop(maps, way.id, found.as_ref())?;
+                way.next_hop = found;
             }
         }
         Ok(())
     }
 
-    async fn refresh(&self, resolver: &Resolver) {
-        for way in &self.ways {
-            resolver.refresh(way.address).await;
+    /// Has the kernel ask for neighbours that are not resolved, and now and then for all.
+    async fn ask(&mut self, resolver: &Resolver) {
+        let everybody = self.asked.is_multiple_of(ASSURE);
+        self.asked = self.asked.wrapping_add(1);
+        let wanted: Vec<&Way> = self
+            .all
+            .iter()
+            .filter(|way| everybody || way.next_hop.is_none())
+            .collect();
+        if wanted.is_empty() {
+            return;
+        }
+        let neighbours = resolver.neighbours().await.unwrap_or_default();
+        for way in wanted {
+            resolver.refresh(way.address, &neighbours).await;
         }
     }
 }

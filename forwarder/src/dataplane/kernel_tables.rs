@@ -4,8 +4,8 @@ use std::{net::SocketAddr, sync::Arc};
 
 use sip_forwarder_ebpf::{
     abi::{
-        Affinity, Backend, BackendFlags, BackendId, HINTS_PER_LINE, Recent, SLOTS_PER_LINE,
-        SentByKey, Service, ServiceId, Slot,
+        Affinity, Backend, BackendFlags, BackendId, HINTS_PER_LINE, HintLine, Recent,
+        SLOTS_PER_LINE, SentByKey, Service, ServiceId, Slot,
     },
     hash::{self, Digest},
     rule::{self, Decision, Entry, Found},
@@ -159,11 +159,11 @@ impl KernelTables {
                 .affinity
                 .insert(&call.affinity_key(service.id), &entry)?;
             let index = service.hints + call.slot() / HINTS_PER_LINE;
-            let mut line = self.maps.hints.get(index)?;
-            let hint = &mut line.0[(call.slot() % HINTS_PER_LINE) as usize];
-            if *hint == 0 {
-                *hint = 1;
-                self.maps.hints.set(index, line)?;
+            // The whole line: XDP may set another hint of it meanwhile, which must not be lost. A
+            // hint too many costs a lookup, and hints are never taken back.
+            let marked = HintLine([1; HINTS_PER_LINE as usize]);
+            if self.maps.hints.get(index)? != marked {
+                self.maps.hints.set(index, marked)?;
             }
         }
         Ok(())

@@ -57,13 +57,14 @@ type Result<T, E = MapsError> = std::result::Result<T, E>;
 /// Names of all maps the daemon sizes, in the order of [`sizes`].
 fn sizes(limits: &Limits) -> [(&'static str, u32); 13] {
     let recent = limits.recent_entries.next_power_of_two();
-    // An address stands with its port and with port 0; a VIP's host text with and without brackets.
-    let names = (limits.backends + limits.services) * 4;
+    // An address stands with its port and with port 0. Twice the room, because what is new is put in
+    // before what is old goes.
+    let names = (limits.backends + limits.services) * 2;
     [
-        ("VIPS", limits.services * 2),
+        ("VIPS", limits.services * 4),
         ("SERVICES", limits.services),
         ("BACKENDS", limits.backends),
-        ("SOURCES", limits.backends * 2),
+        ("SOURCES", limits.backends * 4),
         ("SENT_BY", names),
         ("RINGS", limits.services * 2 * LINES_PER_RING),
         ("HINTS", limits.services * HINT_LINES_PER_SERVICE),
@@ -191,12 +192,6 @@ impl<K: Pod + Eq + std::hash::Hash, V: Pod> Dictionary<K, V> {
         Ok(())
     }
 
-    /// Number of entries.
-    #[must_use]
-    pub fn count(&self) -> usize {
-        self.lock().keys().flatten().count()
-    }
-
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<MapData, K, V>> {
         self.map
             .lock()
@@ -290,6 +285,19 @@ impl Maps {
                 to: sum.to + cpu.to,
                 from: sum.from + cpu.from,
             }))
+    }
+
+    /// Entries of the affinity map. Counted by a handle of its own: it takes long, and the workers
+    /// must not wait.
+    #[must_use]
+    pub fn affinity_entries(&self) -> usize {
+        let info = self.affinity.lock().map().info();
+        let handle = info
+            .and_then(|info| MapData::from_id(info.id()))
+            .map(Map::LruHashMap);
+        let map: Result<HashMap<MapData, AffinityKey, Affinity>, MapError> =
+            handle.and_then(HashMap::try_from);
+        map.map_or(0, |map| map.keys().flatten().count())
     }
 
     /// Entries the affinity map may hold.

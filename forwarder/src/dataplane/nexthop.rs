@@ -1,13 +1,14 @@
 //! How backends are reached: route, neighbour and interface, asked of the kernel by netlink, and
 //! asked again whenever the kernel says that something changed.
 
-use std::{io, net::IpAddr, time::Duration};
+use std::{collections::HashMap, io, net::IpAddr, time::Duration};
 
-use futures_util::{StreamExt as _, TryStreamExt as _};
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use netlink_packet_route::{
-    AddressFamily,
     link::{InfoData, InfoVlan, LinkAttribute, LinkInfo},
-    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourState},
+    neighbour::{
+        NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+    },
     route::{RouteAddress, RouteAttribute, RouteMetric, RouteType},
 };
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection};
@@ -40,6 +41,9 @@ pub enum NextHopError {
         /// The fault.
         source: rtnetlink::Error,
     },
+    /// The kernel would not list its neighbours.
+    #[error("asking the kernel for its neighbours failed: {0}")]
+    Neighbours(rtnetlink::Error),
 }
 
 /// The way to a backend, once its next hop is known.
@@ -106,6 +110,18 @@ fn vlan_id(info: &LinkInfo) -> Option<u16> {
     })
 }
 
+/// Neighbours by interface and address.
+#[derive(Debug, Default)]
+pub struct Neighbours(HashMap<(u32, IpAddr), Neighbour>);
+
+/// What is known of one.
+#[derive(Clone, Copy, Debug)]
+struct Neighbour {
+    mac: [u8; 6],
+    /// Set by an operator: never to be asked for.
+    permanent: bool,
+}
+
 /// Asks the kernel.
 #[derive(Clone)]
 pub struct Resolver {
@@ -132,6 +148,7 @@ impl Resolver {
         tokio::spawn(async move {
             while messages.next().await.is_some() {
                 tokio::time::sleep(GATHER).await;
+                while messages.next().now_or_never().flatten().is_some() {}
                 // Full means that a change is waiting to be seen already.
                 if let Err(mpsc::error::TrySendError::Closed(())) = sender.try_send(()) {
                     return;
@@ -142,20 +159,23 @@ impl Resolver {
     }
 
     /// The way to `address`. `Ok(None)`: there is a route, but the next hop does not answer yet.
-    pub async fn resolve(&self, address: IpAddr) -> Result<Option<NextHop>, NextHopError> {
+    pub async fn resolve(
+        &self,
+        address: IpAddr,
+        neighbours: &Neighbours,
+    ) -> Result<Option<NextHop>, NextHopError> {
         let netlink = |source| NextHopError::Netlink { address, source };
         let (interface, gateway, route_mtu) = self.route(address).await?;
         let Some(link) = self.link(interface).await.map_err(netlink)? else {
             return Ok(None);
         };
-        let Some(destination) = self.neighbour(interface, gateway).await.map_err(netlink)? else {
-            self.wake(interface, gateway).await;
+        let Some(neighbour) = neighbours.0.get(&(interface, gateway)) else {
             return Ok(None);
         };
         let mtu = route_mtu.unwrap_or(link.mtu).min(link.mtu);
         Ok(Some(NextHop {
             interface: link.index,
-            macs: Macs::new(destination, link.mac),
+            macs: Macs::new(neighbour.mac, link.mac),
             mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
             tags: link.tags,
         }))
@@ -264,46 +284,19 @@ impl Resolver {
         Ok(message.and_then(|message| Link::of(index, &message.attributes)))
     }
 
-    /// MAC address of a neighbour, if it is known.
-    async fn neighbour(
-        &self,
-        interface: u32,
-        address: IpAddr,
-    ) -> Result<Option<[u8; 6]>, rtnetlink::Error> {
-        let family = if address.is_ipv4() {
-            AddressFamily::Inet
-        } else {
-            AddressFamily::Inet6
-        };
-        let mut neighbours = self
-            .handle
-            .neighbours()
-            .get()
-            .set_address_family(family)
-            .execute();
-        while let Some(neighbour) = neighbours.try_next().await? {
-            if neighbour.header.ifindex != interface || !usable(neighbour.header.state) {
-                continue;
-            }
-            let destination = neighbour.attributes.iter().find_map(|a| match a {
-                NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => {
-                    Some(IpAddr::V4(*ip))
-                }
-                NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => {
-                    Some(IpAddr::V6(*ip))
-                }
-                _ => None,
-            });
-            if destination == Some(address) {
-                return Ok(neighbour.attributes.iter().find_map(|a| match a {
-                    NeighbourAttribute::LinkLayerAddress(mac) => {
-                        <[u8; 6]>::try_from(mac.as_slice()).ok()
-                    }
-                    _ => None,
-                }));
+    /// All neighbours whose MAC addresses are known: asked for once for all backends, since the kernel
+    /// tells only all of them.
+    pub async fn neighbours(&self) -> Result<Neighbours, NextHopError> {
+        let mut known = HashMap::new();
+        let mut listed = self.handle.neighbours().get().execute();
+        while let Some(neighbour) = listed.try_next().await.map_err(NextHopError::Neighbours)? {
+            if let Some((address, mac)) = known_neighbour(&neighbour) {
+                let permanent = neighbour.header.state == NeighbourState::Permanent;
+                let entry = Neighbour { mac, permanent };
+                known.insert((neighbour.header.ifindex, address), entry);
             }
         }
-        Ok(None)
+        Ok(Neighbours(known))
     }
 
     /// Asks the kernel to find a neighbour, or to make sure of one: what XDP sends does not tell it
@@ -313,17 +306,44 @@ impl Resolver {
             .handle
             .neighbours()
             .add(interface, address)
-            .flags(NeighbourFlags::Use);
+            .flags(NeighbourFlags::Use)
+            .replace();
         // No matter if it fails: the slow path's own packets wake the neighbour too.
         let _ = request.state(NeighbourState::None).execute().await;
     }
 
-    /// Makes sure of the neighbour on the way to `address`.
-    pub async fn refresh(&self, address: IpAddr) {
-        if let Ok((interface, gateway, _)) = self.route(address).await {
+    /// Makes sure of the neighbour on the way to `address`, unless an operator has set it.
+    pub async fn refresh(&self, address: IpAddr, neighbours: &Neighbours) {
+        if let Ok((interface, gateway, _)) = self.route(address).await
+            && !neighbours
+                .0
+                .get(&(interface, gateway))
+                .is_some_and(|n| n.permanent)
+        {
             self.wake(interface, gateway).await;
         }
     }
+}
+
+/// A neighbour's address and MAC address, if frames may be sent to it.
+fn known_neighbour(neighbour: &NeighbourMessage) -> Option<(IpAddr, [u8; 6])> {
+    if !usable(neighbour.header.state) {
+        return None;
+    }
+    let (mut address, mut mac) = (None, None);
+    for attribute in &neighbour.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => {
+                address = Some(IpAddr::V4(*ip));
+            }
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => {
+                address = Some(IpAddr::V6(*ip));
+            }
+            NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.as_slice().try_into().ok(),
+            _ => {}
+        }
+    }
+    address.zip(mac)
 }
 
 /// May frames be sent to a neighbour in this state?

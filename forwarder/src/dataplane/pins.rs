@@ -75,7 +75,7 @@ impl Pins {
     /// Is there anything pinned already, of whatever version?
     #[must_use]
     pub fn exist(&self) -> bool {
-        self.root.is_dir()
+        fs::read_dir(&self.root).is_ok_and(|mut entries| entries.next().is_some())
     }
 
     /// Makes the folder, if its file system is right.

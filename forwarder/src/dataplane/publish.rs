@@ -29,26 +29,50 @@ struct Numbered<'a> {
     backends: Vec<(Number, &'a config::Backend)>,
 }
 
-/// Fills all tables.
-pub fn publish(
+/// Writes the backends that are configured. Next hops come next, then [`services`].
+pub fn backends(maps: &Maps, config: &Config, numbering: &Numbering) -> Result<(), MapsError> {
+    for (index, wanted) in wanted_backends(&all_numbered(config, numbering)) {
+        let there = maps.backends.get(index.into())?;
+        let same = there.endpoint == wanted.endpoint && there.incarnation == wanted.incarnation;
+        // One that was there before keeps its next hop.
+        if !same || there.service != wanted.service {
+            maps.backends.set(index.into(), wanted)?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes everything point to the backends, and then clears those that are no longer configured.
+pub fn services(
     maps: &Maps,
     config: &Config,
     numbering: &Numbering,
     hash_key: [u64; 2],
 ) -> Result<(), MapsError> {
-    let services: Vec<Numbered<'_>> = config
-        .services
-        .iter()
-        .filter_map(|s| numbered(s, numbering))
-        .collect();
+    let services = all_numbered(config, numbering);
     maps.globals.set(0, globals(config, hash_key))?;
-    publish_backends(maps, config, &services)?;
     for service in &services {
         publish_ring(maps, service)?;
     }
     maps.sources.replace(&sources(&services))?;
     maps.sent_by.replace(&names(&services, hash_key))?;
-    maps.vips.replace(&vips(&services))
+    maps.vips.replace(&vips(&services))?;
+    let wanted = wanted_backends(&services);
+    for index in 0..config.limits.backends {
+        let is_old = !wanted.contains_key(&(index as u16));
+        if is_old && maps.backends.get(index)? != Backend::default() {
+            maps.backends.set(index, Backend::default())?;
+        }
+    }
+    Ok(())
+}
+
+fn all_numbered<'a>(config: &'a Config, numbering: &Numbering) -> Vec<Numbered<'a>> {
+    config
+        .services
+        .iter()
+        .filter_map(|s| numbered(s, numbering))
+        .collect()
 }
 
 fn numbered<'a>(service: &'a config::Service, numbering: &Numbering) -> Option<Numbered<'a>> {
@@ -73,13 +97,9 @@ fn globals(config: &Config, hash_key: [u64; 2]) -> Globals {
     }
 }
 
-/// Writes every backend; one that was there before keeps its next hop.
-fn publish_backends(
-    maps: &Maps,
-    config: &Config,
-    services: &[Numbered<'_>],
-) -> Result<(), MapsError> {
-    let mut wanted: HashMap<u16, Backend> = HashMap::new();
+/// Every configured backend, by its number.
+fn wanted_backends(services: &[Numbered<'_>]) -> HashMap<u16, Backend> {
+    let mut wanted = HashMap::new();
     for service in services {
         for (number, backend) in &service.backends {
             let mut entry = Backend::new(backend.address.into(), service.id, number.incarnation);
@@ -87,15 +107,7 @@ fn publish_backends(
             wanted.insert(number.index, entry);
         }
     }
-    for index in 0..config.limits.backends {
-        let there = maps.backends.get(index)?;
-        let wanted = wanted.get(&(index as u16)).copied().unwrap_or_default();
-        let same = there.endpoint == wanted.endpoint && there.incarnation == wanted.incarnation;
-        if !same || there.service != wanted.service {
-            maps.backends.set(index, wanted)?;
-        }
-    }
-    Ok(())
+    wanted
 }
 
 fn publish_ring(maps: &Maps, numbered: &Numbered<'_>) -> Result<(), MapsError> {
