@@ -54,6 +54,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         ),
         as_root("bad_input::missing_capability", missing_capability),
         as_root("bad_input::second_daemon", second_daemon),
+        as_root("bad_input::anothers_pinned_maps", anothers_pinned_maps),
         as_root(
             "bad_input::another_xdp_program",
             another_folder_same_interface,
@@ -163,21 +164,44 @@ fn second_daemon() -> Result<()> {
     Ok(())
 }
 
+/// The configuration with "-second" behind the values of these keys, in a file of its own.
+fn second_config(lab: &Lab, daemon: &Daemon, keys: &[&str]) -> Result<std::path::PathBuf> {
+    let text: String = fs::read_to_string(daemon.config())?
+        .lines()
+        .map(|line| match line.strip_suffix('"') {
+            Some(start) if keys.iter().any(|key| line.starts_with(key)) => {
+                format!("{start}-second\"\n")
+            }
+            _ => format!("{line}\n"),
+        })
+        .collect::<Vec<_>>()
+        .concat();
+    let file = lab.dir().join("second.toml");
+    fs::write(&file, text)?;
+    Ok(file)
+}
+
+/// A daemon that would take over maps of which it knows nothing.
+fn anothers_pinned_maps() -> Result<()> {
+    let (lab, daemon) = forwarding_lab(1, Family::V4)?;
+    let file = second_config(&lab, &daemon, &["state_dir", "api_socket"])?;
+    let mut command = lab.command(Host::Forwarder, daemon_file()?)?;
+    expect_refusal(
+        command.args(["run", "--config"]).arg(&file),
+        &["state_dir", "unload"],
+    )?;
+    ensure!(lab.bpf_dir().exists(), "the first daemon's maps are gone");
+    ensure!(
+        daemon.status()?["xdp_mode"] == "native",
+        "the first daemon suffered"
+    );
+    Ok(())
+}
+
 /// Another daemon with folders of its own, on the same interfaces.
 fn another_folder_same_interface() -> Result<()> {
     let (lab, daemon) = forwarding_lab(1, Family::V4)?;
-    let text = fs::read_to_string(daemon.config())?;
-    let own = |text: &str, key: &str| -> String {
-        text.lines()
-            .map(|line| match line.strip_suffix('"') {
-                Some(start) if line.starts_with(key) => format!("{start}-second\"\n"),
-                _ => format!("{line}\n"),
-            })
-            .collect()
-    };
-    let second = own(&own(&own(&text, "bpf_dir"), "state_dir"), "api_socket");
-    let file = lab.dir().join("second.toml");
-    fs::write(&file, second)?;
+    let file = second_config(&lab, &daemon, &["bpf_dir", "state_dir", "api_socket"])?;
     let mut command = lab.command(Host::Forwarder, daemon_file()?)?;
     expect_refusal(
         command.args(["run", "--config"]).arg(&file),

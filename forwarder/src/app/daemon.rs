@@ -108,11 +108,13 @@ fn prepare_state(config: &Config, state_dir: &StateDir, pins: &Pins) -> anyhow::
     let mut state = if let Some(state) = state_dir.read()? {
         state
     } else {
-        if pins.remove()? {
-            warn!(
-                "there are pinned maps but no state file that says what is in them; starting anew"
-            );
-        }
+        // They may be another daemon's, and traffic may be flowing through them.
+        anyhow::ensure!(
+            !pins.exist(),
+            "there are maps pinned in {}, but no state file in {} that says what is in them; give the state_dir they were made with, or take them off with `sip-forwarder unload`",
+            config.forwarder.bpf_dir.display(),
+            config.forwarder.state_dir.display()
+        );
         State {
             hash_key: state::new_hash_key()?,
             numbering: Numbering::default(),
