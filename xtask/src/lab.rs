@@ -52,7 +52,11 @@ fn up(backends: u8) -> anyhow::Result<Outcome> {
     let lab = Lab::up(WORD, backends)?;
     println!("the lab is up; a shell in a host: cargo xtask lab shell HOST");
     for host in lab.hosts() {
-        println!("  {host:<8} namespace {}", lab.namespace(host)?.name());
+        println!(
+            "  {:<8} namespace {}",
+            host.to_string(),
+            lab.namespace(host)?.name()
+        );
     }
     Ok(Outcome::Done)
 }
