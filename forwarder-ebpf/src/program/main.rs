@@ -10,6 +10,7 @@
 
 mod count;
 mod fastpath;
+mod lookups;
 mod maps;
 mod rewrite;
 mod route;
