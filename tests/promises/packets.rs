@@ -4,7 +4,9 @@ use std::net::{SocketAddr, UdpSocket};
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
-use sip_forwarder::config::{Backend, Config, Forwarder, Key, Limits, Mode, Service};
+use sip_forwarder::config::{
+    Backend, Config, Forwarder, Gate, Health, Key, Limits, Mode, Probe, Service, Spread,
+};
 use sip_forwarder_ebpf::{
     abi::{BackendFlags, VlanTags},
     verdict::Verdict,
@@ -77,15 +79,20 @@ fn config(family: Family) -> Config {
         name: Host::Proxy(n).to_string(),
         address: Host::Proxy(n).socket(family, SIP_PORT),
         weight: 1,
+        health: Health::None,
+        gate: Gate::default(),
     };
     Config {
         forwarder: Forwarder::default(),
+        heartbeats: None,
         limits: Limits::default(),
         services: vec![Service {
             name: "lab".to_owned(),
             vip: SocketAddr::new(vip(family), SIP_PORT),
             mode: Mode::Nat,
             key: Key::CallId,
+            spread: Spread::default(),
+            probe: Probe::default(),
             backends: (1..=3).map(backend).collect(),
         }],
     }

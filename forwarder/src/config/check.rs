@@ -1,14 +1,21 @@
 //! What serde cannot tell: ranges, and values that contradict each other. Each fault is one sentence
 //! that names the key and says what is allowed.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
-use super::{Config, Service, WEIGHT_LIMIT};
+use super::{Beta, Config, Health, Service, WEIGHT_LIMIT};
 
 /// Largest number of backends: a slot's column has 15 bits, of which the last value means none.
 const BACKEND_LIMIT: u32 = 0x7fff;
 /// Largest number of services, so that their rings stay within a sensible amount of memory.
 const SERVICE_LIMIT: u32 = 1_024;
+/// Longest name of a forwarder, a service or a backend, in bytes.
+const NAME_LIMIT: usize = 63;
+/// Longest `Retry-After`, in seconds: a client told to stay away for long is lost.
+const RETRY_AFTER_LIMIT: u32 = 300;
 /// Longest name of an interface (`IFNAMSIZ` less its zero).
 const INTERFACE_NAME_LIMIT: usize = 15;
 
@@ -24,6 +31,8 @@ pub(super) fn weight(service: &str, backend: &str, weight: i64) -> Result<u16, S
 /// Checks everything else.
 pub(super) fn check(config: &Config) -> Check {
     interfaces(config)?;
+    names(config)?;
+    heartbeats(config)?;
     limits(config)?;
     if config.services.is_empty() {
         return Err("there is no [[service]]; give at least one, with name and address".into());
@@ -34,8 +43,124 @@ pub(super) fn check(config: &Config) -> Check {
     vips(config)?;
     for service in &config.services {
         backends(service)?;
+        spread(service)?;
+        probe(service)?;
+        health(config, service)?;
     }
     sources(config)
+}
+
+/// Names stand in heartbeats and in the API's paths.
+fn names(config: &Config) -> Check {
+    name("forwarder.name", &config.forwarder.name)?;
+    for service in &config.services {
+        name("a service's name", &service.name)?;
+        for backend in &service.backends {
+            name("a backend's name", &backend.name)?;
+        }
+    }
+    Ok(())
+}
+
+/// Checks a name of a forwarder, a service or a backend.
+pub(crate) fn name(what: &str, name: &str) -> Check {
+    let good = (1..=NAME_LIMIT).contains(&name.len())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b));
+    if good {
+        Ok(())
+    } else {
+        Err(format!(
+            "{what} is `{name}`; use 1 to {NAME_LIMIT} letters, digits, `-`, `_`, `.` and `:`"
+        ))
+    }
+}
+
+fn heartbeats(config: &Config) -> Check {
+    let Some(heartbeats) = &config.heartbeats else {
+        return Ok(());
+    };
+    if !(1..=2).contains(&heartbeats.key_files.len()) {
+        return Err("heartbeats.key_files must name one file, or two while keys are exchanged; make one with `sip-forwarder key new`".into());
+    }
+    period("heartbeats.interval", heartbeats.interval, (10, 10_000))?;
+    within("heartbeats.missed", heartbeats.missed, 1, 1_000)
+}
+
+/// Checks a time that is given in milliseconds here.
+fn period(key: &str, value: Duration, (from, to): (u64, u64)) -> Check {
+    let (from, to) = (Duration::from_millis(from), Duration::from_millis(to));
+    if (from..=to).contains(&value) {
+        Ok(())
+    } else {
+        let text = |d| humantime::format_duration(d).to_string();
+        Err(format!(
+            "{key} is {}; give {} to {}",
+            text(value),
+            text(from),
+            text(to)
+        ))
+    }
+}
+
+const DAY: u64 = 86_400_000;
+
+fn spread(service: &Service) -> Check {
+    let (name, spread) = (&service.name, &service.spread);
+    let key = |key| format!("service `{name}`: {key}");
+    period(&key("settle"), spread.settle, (0, 30 * DAY))?;
+    period(&key("drain_idle"), spread.drain_idle, (1_000, 30 * DAY))?;
+    within(
+        &key("retry_after"),
+        spread.retry_after.into(),
+        1,
+        RETRY_AFTER_LIMIT,
+    )?;
+    if spread.emergency.iter().any(String::is_empty) {
+        return Err(key(
+            "emergency has an empty number; give users of Request-URIs, such as \"112\"",
+        ));
+    }
+    Ok(())
+}
+
+fn probe(service: &Service) -> Check {
+    let probe = &service.probe;
+    let key = |key| format!("service `{}`: probe.{key}", service.name);
+    period(&key("interval"), probe.interval, (50, DAY))?;
+    period(&key("timeout"), probe.timeout, (10, 60_000))?;
+    within(&key("down"), probe.down, 1, 100)?;
+    within(&key("up"), probe.up, 1, 100)?;
+    period(&key("retry_after_cap"), probe.retry_after_cap, (0, DAY))
+}
+
+fn health(config: &Config, service: &Service) -> Check {
+    for backend in &service.backends {
+        let whose = format!("service `{}`, backend `{}`", service.name, backend.name);
+        if backend.health == Health::Agent && config.heartbeats.is_none() {
+            return Err(format!(
+                "{whose}: health is \"agent\", but there is no [heartbeats]; add it, or say health = \"options\""
+            ));
+        }
+        let gate = backend.gate;
+        let part = |value| (0.0..=1.0).contains(&value);
+        if !part(gate.alpha) {
+            return Err(format!(
+                "{whose}: gate.alpha is {}; give a part of the CPU, 0 to 1 (1: the gate never closes)",
+                gate.alpha
+            ));
+        }
+        if let Beta::Fixed(beta) = gate.beta
+            && !(part(beta) && beta <= gate.alpha)
+        {
+            return Err(format!(
+                "{whose}: gate.beta is {beta}; give \"mean\", or 0 to gate.alpha ({})",
+                gate.alpha
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn interfaces(config: &Config) -> Check {

@@ -3,12 +3,16 @@
 use std::{
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::{Backend, Config, Forwarder, Key, Limits, Mode, Service, check};
+use super::{
+    Backend, Beta, Config, Forwarder, Gate, Health, Heartbeats, Key, Limits, Mode, Overload,
+    Policy, Probe, Service, Spread, Weights, check,
+};
 
 /// Why a configuration is no good.
 #[derive(Debug, Error)]
@@ -53,6 +57,7 @@ fn one_line(error: &toml::de::Error) -> String {
 struct File {
     #[serde(default)]
     forwarder: Forwarder,
+    heartbeats: Option<Heartbeats>,
     #[serde(default)]
     limits: Limits,
     #[serde(default, rename = "service")]
@@ -76,8 +81,57 @@ struct FileService {
     mode: Mode,
     #[serde(default)]
     key: Key,
+    policy: Option<Policy>,
+    weights: Option<Weights>,
+    #[serde(default, with = "humantime_serde")]
+    settle: Option<Duration>,
+    overload: Option<Overload>,
+    retry_after: Option<u16>,
+    #[serde(default)]
+    emergency: Vec<String>,
+    #[serde(default, with = "humantime_serde")]
+    drain_idle: Option<Duration>,
+    health: Option<Health>,
+    #[serde(default)]
+    probe: Probe,
+    #[serde(default)]
+    gate: FileGate,
     #[serde(default, rename = "backend")]
     backends: Vec<FileBackend>,
+}
+
+/// A gate of which every part may be left to the gate above it.
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct FileGate {
+    alpha: Option<f64>,
+    beta: Option<FileBeta>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(untagged, expecting = "\"mean\" or a number from 0 to 1")]
+enum FileBeta {
+    Word(BetaWord),
+    Number(f64),
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum BetaWord {
+    Mean,
+}
+
+impl FileGate {
+    fn over(self, above: Gate) -> Gate {
+        Gate {
+            alpha: self.alpha.unwrap_or(above.alpha),
+            beta: match self.beta {
+                None => above.beta,
+                Some(FileBeta::Word(BetaWord::Mean)) => Beta::Mean,
+                Some(FileBeta::Number(number)) => Beta::Fixed(number),
+            },
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -89,6 +143,9 @@ struct FileBackend {
     port: u16,
     #[serde(default = "one")]
     weight: i64,
+    health: Option<Health>,
+    #[serde(default)]
+    gate: FileGate,
 }
 
 const fn one() -> i64 {
@@ -107,13 +164,20 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
 /// Checks the text of a file.
 pub fn parse(text: &str) -> Result<Config, ConfigError> {
     let file: File = toml::from_str(text).map_err(|error| ConfigError::Syntax(one_line(&error)))?;
+    // Where agents report, they are believed; else backends are asked.
+    let health = if file.heartbeats.is_some() {
+        Health::Agent
+    } else {
+        Health::Options
+    };
     let services = file
         .services
         .into_iter()
-        .map(service)
+        .map(|of_file| service(of_file, health))
         .collect::<Result<_, _>>()?;
     let config = Config {
         forwarder: file.forwarder,
+        heartbeats: file.heartbeats,
         limits: file.limits,
         services,
     };
@@ -121,25 +185,51 @@ pub fn parse(text: &str) -> Result<Config, ConfigError> {
     Ok(config)
 }
 
-fn service(file: FileService) -> Result<Service, ConfigError> {
+fn service(file: FileService, health: Health) -> Result<Service, ConfigError> {
+    let spread = spread(&file);
+    let gate = file.gate.over(Gate::default());
+    let health = file.health.unwrap_or(health);
     let backends = file
         .backends
         .into_iter()
-        .map(|backend| {
-            let weight = check::weight(&file.name, &backend.name, backend.weight)
-                .map_err(ConfigError::Invalid)?;
-            Ok(Backend {
-                name: backend.name,
-                address: SocketAddr::new(backend.address, backend.port),
-                weight,
-            })
-        })
-        .collect::<Result<_, ConfigError>>()?;
+        .map(|of_file| backend(of_file, &file.name, health, gate))
+        .collect::<Result<_, _>>()
+        .map_err(ConfigError::Invalid)?;
     Ok(Service {
         name: file.name,
         vip: SocketAddr::new(file.address, file.port),
         mode: file.mode,
         key: file.key,
+        spread,
+        probe: file.probe,
         backends,
+    })
+}
+
+fn spread(file: &FileService) -> Spread {
+    let default = Spread::default();
+    Spread {
+        policy: file.policy.unwrap_or(default.policy),
+        weights: file.weights.unwrap_or(default.weights),
+        settle: file.settle.unwrap_or(default.settle),
+        overload: file.overload.unwrap_or(default.overload),
+        retry_after: file.retry_after.unwrap_or(default.retry_after),
+        emergency: file.emergency.clone(),
+        drain_idle: file.drain_idle.unwrap_or(default.drain_idle),
+    }
+}
+
+fn backend(
+    file: FileBackend,
+    service: &str,
+    health: Health,
+    gate: Gate,
+) -> Result<Backend, String> {
+    Ok(Backend {
+        weight: check::weight(service, &file.name, file.weight)?,
+        name: file.name,
+        address: SocketAddr::new(file.address, file.port),
+        health: file.health.unwrap_or(health),
+        gate: file.gate.over(gate),
     })
 }

@@ -2,10 +2,14 @@
 
 mod check;
 mod file;
+mod health;
+mod policy;
 
 use std::{net::SocketAddr, path::PathBuf};
 
 pub use file::{ConfigError, load, parse};
+pub use health::{Beta, Gate, Health, Heartbeats, Probe};
+pub use policy::{Overload, Policy, Spread, Weights};
 use serde::{Deserialize, Serialize};
 use sip_forwarder_ebpf::abi;
 
@@ -14,6 +18,8 @@ use sip_forwarder_ebpf::abi;
 pub struct Config {
     /// The forwarder itself.
     pub forwarder: Forwarder,
+    /// Where agents report to; `None`: nowhere.
+    pub heartbeats: Option<Heartbeats>,
     /// Sizes of the tables.
     pub limits: Limits,
     /// The services, in the order of the file.
@@ -37,6 +43,8 @@ pub enum XdpMode {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Forwarder {
+    /// What agents call this forwarder; the host's name by default.
+    pub name: String,
     /// Interfaces the XDP program is attached to: those towards clients and those towards backends.
     pub interfaces: Vec<String>,
     /// How it is attached.
@@ -47,6 +55,10 @@ pub struct Forwarder {
     pub state_dir: PathBuf,
     /// The Unix socket of the API.
     pub api_socket: PathBuf,
+    /// A TCP address of the API, besides the socket; read-only without a token.
+    pub api_listen: Option<SocketAddr>,
+    /// A file with the token that allows changes over TCP.
+    pub api_token_file: Option<PathBuf>,
     /// Worker threads of the slow path; 0 is one for each core.
     pub workers: usize,
 }
@@ -54,14 +66,23 @@ pub struct Forwarder {
 impl Default for Forwarder {
     fn default() -> Self {
         Self {
+            name: host_name(),
             interfaces: Vec::new(),
             xdp: XdpMode::Auto,
             bpf_dir: "/sys/fs/bpf/sip-forwarder".into(),
             state_dir: "/var/lib/sip-forwarder".into(),
             api_socket: "/run/sip-forwarder/api.sock".into(),
+            api_listen: None,
+            api_token_file: None,
             workers: 0,
         }
     }
+}
+
+/// The host's name, which every Linux has.
+fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "forwarder".to_owned(), |name| name.trim().to_owned())
 }
 
 /// `[limits]`: sizes of the tables, fixed when they are first made.
@@ -126,6 +147,10 @@ pub struct Service {
     pub mode: Mode,
     /// What new calls are spread by.
     pub key: Key,
+    /// How new calls are given out, and what happens when nobody takes them.
+    pub spread: Spread,
+    /// How backends without an agent are asked whether they live.
+    pub probe: Probe,
     /// Its backends.
     pub backends: Vec<Backend>,
 }
@@ -139,6 +164,10 @@ pub struct Backend {
     pub address: SocketAddr,
     /// Its share of the calls against the other backends'.
     pub weight: u16,
+    /// Who says whether it lives.
+    pub health: Health,
+    /// The valve on its new calls.
+    pub gate: Gate,
 }
 
 /// Largest weight of a backend.

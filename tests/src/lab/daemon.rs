@@ -44,6 +44,8 @@ pub struct Service {
     pub port: u16,
     /// Its proxies.
     pub backends: Vec<Backend>,
+    /// Who says whether they live: `none`, `options` or `agent`. Plain sockets answer no OPTIONS.
+    pub health: &'static str,
     /// More lines of TOML for the `[[service]]` table, such as `policy = "score"`.
     pub extra: String,
 }
@@ -85,6 +87,7 @@ impl Service {
             address: address::vip(family),
             port: 5060,
             backends: (1..=lab.proxies()).map(backend).collect(),
+            health: "none",
             extra: String::new(),
         }
     }
@@ -288,10 +291,11 @@ fn push_service(text: &mut String, service: &Service) {
     // Writing to a String cannot fail.
     let _ = write!(
         text,
-        "\n[[service]]\nname = {}\naddress = \"{}\"\nport = {}\n{}\n",
+        "\n[[service]]\nname = {}\naddress = \"{}\"\nport = {}\nhealth = \"{}\"\n{}\n",
         Value::from(service.name.as_str()),
         service.address,
         service.port,
+        service.health,
         service.extra
     );
     for backend in &service.backends {

@@ -9,7 +9,9 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::bail;
 use clap::Args;
 use serde::Serialize;
-use sip_forwarder::config::{Backend, Config, Forwarder, Key, Limits, Mode, Service};
+use sip_forwarder::config::{
+    Backend, Config, Forwarder, Gate, Health, Key, Limits, Mode, Probe, Service, Spread,
+};
 use sip_forwarder_tests::{
     frames::UdpFrame,
     lab::{Family, Host, Lab, vip},
@@ -186,17 +188,22 @@ fn config() -> Config {
             name: format!("p{n}"),
             address,
             weight: 1,
+            health: Health::None,
+            gate: Gate::default(),
         };
         Service {
             name: name.to_owned(),
             vip: address,
             mode: Mode::Nat,
             key: Key::CallId,
+            spread: Spread::default(),
+            probe: Probe::default(),
             backends: (1..=BACKENDS).map(backend).collect(),
         }
     };
     Config {
         forwarder: Forwarder::default(),
+        heartbeats: None,
         limits: Limits::default(),
         services: vec![service("four", Family::V4), service("six", Family::V6)],
     }
