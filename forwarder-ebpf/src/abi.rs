@@ -7,7 +7,7 @@ use crate::source::Source;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Version of the map layout. Raise it whenever a type here or a map's shape changes.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Slots of a ring: prime, and more than 100 times the largest sensible number of backends
 /// (Maglev, NSDI 2016, section 3.4).
@@ -287,6 +287,31 @@ impl Key {
     pub const REQUEST_URI: Self = Self(3);
 }
 
+/// How the slot is chosen whose `admit` a new call gets. An open set, as [`Key`] is.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Policy(pub u8);
+
+impl Policy {
+    /// By the hash of the key.
+    pub const HASH: Self = Self(0);
+    /// One slot after the other: `admit` then holds the backends in the order of their turns.
+    pub const ROUND_ROBIN: Self = Self(1);
+}
+
+/// What is counted besides verdicts, by its index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event(pub u32);
+
+impl Event {
+    /// A call was entered into the affinity map that was not there.
+    pub const AFFINITY_ADDED: Self = Self(0);
+    /// An element of `recent` that still counted was overwritten by another call's.
+    pub const RECENT_EVICTED: Self = Self(1);
+    /// How many kinds there are.
+    pub const KINDS: u32 = 2;
+}
+
 /// A service as the data plane sees it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -304,6 +329,10 @@ pub struct Service {
     pub register_key: Key,
     /// This service's own number.
     pub id: ServiceId,
+    /// How new calls are given out.
+    pub policy: Policy,
+    /// What rounds the size up; always zero.
+    pub zero: [u8; 3],
 }
 
 /// May this backend be given messages?
@@ -461,15 +490,26 @@ impl Recent {
     #[must_use]
     #[inline(always)]
     pub const fn backend_of(self, fingerprint: u32, now: u16) -> BackendId {
-        let seen = (self.0 >> 16) as u16;
-        if self.0 != 0
-            && (self.0 >> 32) as u32 == fingerprint
-            && now.wrapping_sub(seen) <= RECENT_SECONDS
-        {
+        if self.is_of(fingerprint) && self.counts(now) {
             BackendId(self.0 as u16)
         } else {
             BackendId::NONE
         }
+    }
+
+    /// Is this about a request with this fingerprint?
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_of(self, fingerprint: u32) -> bool {
+        (self.0 >> 32) as u32 == fingerprint
+    }
+
+    /// Is it there, and not too old?
+    #[must_use]
+    #[inline(always)]
+    pub const fn counts(self, now: u16) -> bool {
+        let seen = (self.0 >> 16) as u16;
+        self.0 != 0 && now.wrapping_sub(seen) <= RECENT_SECONDS
     }
 }
 
@@ -533,7 +573,7 @@ pub struct BackendTraffic {
 
 const _: () = {
     assert!(size_of::<Endpoint>() == 20);
-    assert!(size_of::<Service>() == 32);
+    assert!(size_of::<Service>() == 36);
     assert!(size_of::<Backend>() == 48);
     assert!(size_of::<RingLine>() == 64 && size_of::<HintLine>() == 64);
     assert!(size_of::<AffinityKey>() + size_of::<Affinity>() == 16);

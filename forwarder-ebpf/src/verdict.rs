@@ -52,6 +52,7 @@ pub enum Verdict {
     ForwardedNamed = 4,
     ForwardedRecent = 5,
     ForwardedHomeDead = 6,
+    ForwardedEmergency = 7,
 
     ReturnedResponse = 10,
     ReturnedRequest = 11,
@@ -88,6 +89,7 @@ pub enum Verdict {
     PassedNoBackend = 49,
     PassedKey = 50,
     PassedVlan = 51,
+    PassedRefusalAck = 52,
 
     DroppedNoDaemon = 60,
     DroppedNoBackend = 61,
@@ -95,10 +97,13 @@ pub enum Verdict {
     DroppedNoCallId = 63,
     DroppedSend = 64,
     DroppedTableFault = 65,
+    DroppedOverload = 66,
 
     AnsweredKeepAlive = 80,
     AnsweredStun = 81,
     AnsweredOptions = 82,
+    AnsweredRefusal = 83,
+    AnsweredRefusalAck = 84,
 }
 
 /// One line of the table.
@@ -165,6 +170,12 @@ pub const TABLE: &[Entry] = &[
         Outcome::Forwarded,
         "home-dead",
         "The call's home is dead; it was given to the slot's next choice.",
+    ),
+    entry(
+        Verdict::ForwardedEmergency,
+        Outcome::Forwarded,
+        "emergency",
+        "A new emergency call while no backend takes any: given to one that lives all the same.",
     ),
     entry(
         Verdict::ReturnedResponse,
@@ -365,6 +376,12 @@ pub const TABLE: &[Entry] = &[
         "It came with other VLAN tags than frames to the backend bear; the slow path crosses over.",
     ),
     entry(
+        Verdict::PassedRefusalAck,
+        Outcome::Passed,
+        "refusal-ack",
+        "The ACK of what looks like a refusal by the forwarder; the slow path knows for sure.",
+    ),
+    entry(
         Verdict::DroppedNoDaemon,
         Outcome::Dropped,
         "no-daemon",
@@ -401,6 +418,12 @@ pub const TABLE: &[Entry] = &[
         "A map lacked what another map promised. Report it: this is a bug.",
     ),
     entry(
+        Verdict::DroppedOverload,
+        Outcome::Dropped,
+        "dropped-overload",
+        "A new call while no backend takes any, dropped because of `overload = \"drop\"`. Look why in `status`.",
+    ),
+    entry(
         Verdict::AnsweredKeepAlive,
         Outcome::Answered,
         "keep-alive",
@@ -417,6 +440,18 @@ pub const TABLE: &[Entry] = &[
         Outcome::Answered,
         "options",
         "An OPTIONS to the forwarder itself, answered.",
+    ),
+    entry(
+        Verdict::AnsweredRefusal,
+        Outcome::Answered,
+        "refused",
+        "A new call, or another request that starts something, while no backend takes any: answered 503 with Retry-After. Look why in `status`.",
+    ),
+    entry(
+        Verdict::AnsweredRefusalAck,
+        Outcome::Answered,
+        "refused-ack",
+        "The ACK of such a 503, absorbed.",
     ),
 ];
 

@@ -6,6 +6,7 @@ mod calls;
 mod fragments;
 mod next_hops;
 mod packets;
+mod rule;
 mod slow_path;
 mod support;
 mod takeover;
@@ -22,6 +23,7 @@ fn main() {
     let trials: Vec<Trial> = [
         verdict_docs::trials(),
         packets::trials(),
+        rule::trials(),
         truncation::trials(),
         bad_input::trials(),
         calls::trials(),

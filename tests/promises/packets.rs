@@ -51,20 +51,34 @@ pub(crate) fn trials() -> Vec<Trial> {
 pub(crate) struct Bench {
     pub(crate) family: Family,
     pub(crate) program: Program,
-    client: SocketAddr,
+    pub(crate) client: SocketAddr,
     vip: SocketAddr,
     /// The slow path's socket, without which odd messages are dropped.
     slow_path: Option<UdpSocket>,
 }
 
 pub(crate) fn in_lab(family: Family, test: fn(&Bench) -> Result<()>) -> Result<()> {
+    in_lab_with(config(family), family, test)
+}
+
+/// The same, with a configuration of the test's own.
+pub(crate) fn in_lab_with(
+    config: Config,
+    family: Family,
+    test: impl FnOnce(&Bench) -> Result<()> + Send,
+) -> Result<()> {
     let object = program_file()?;
     let lab = Lab::new(3)?;
     lab.enter(Host::Forwarder, || {
+        // Turns are counted by CPU, and a test run is on the thread's.
+        let cores = core_affinity::get_core_ids().unwrap_or_default();
+        if let Some(core) = cores.first() {
+            core_affinity::set_for_current(*core);
+        }
         let vip = vip_socket(family);
         let bench = Bench {
             family,
-            program: Program::load(&object, config(family))?,
+            program: Program::load(&object, config)?,
             client: Host::Client.socket(family, CLIENT_PORT),
             vip,
             slow_path: Some(UdpSocket::bind(vip).context("cannot bind the VIP")?),
@@ -74,7 +88,7 @@ pub(crate) fn in_lab(family: Family, test: fn(&Bench) -> Result<()>) -> Result<(
     })?
 }
 
-fn config(family: Family) -> Config {
+pub(crate) fn config(family: Family) -> Config {
     let backend = |n| Backend {
         name: Host::Proxy(n).to_string(),
         address: Host::Proxy(n).socket(family, SIP_PORT),
@@ -91,6 +105,7 @@ fn config(family: Family) -> Config {
             vip: SocketAddr::new(vip(family), SIP_PORT),
             mode: Mode::Nat,
             key: Key::CallId,
+            register_key: Key::CallId,
             spread: Spread::default(),
             probe: Probe::default(),
             backends: (1..=3).map(backend).collect(),

@@ -9,13 +9,16 @@ use aya::{
 };
 use sip_forwarder::{
     config::Config,
-    control::numbering::Numbering,
+    control::{
+        numbering::Numbering,
+        ring::{self, RingMember},
+    },
     dataplane::{
         KernelTables, Maps, attach, counters::Counters, maps_load, nexthop::NextHop, publish,
     },
 };
 use sip_forwarder_ebpf::{
-    abi::{Backend, BackendId, Macs, VlanTags},
+    abi::{Backend, BackendId, Macs, RING_SLOTS, ServiceId, Slot, VlanTags},
     verdict::{TABLE, Verdict},
 };
 
@@ -104,8 +107,50 @@ impl Program {
     /// Fills the tables anew.
     pub fn publish(&self) -> Result<()> {
         publish::backends(&self.maps, &self.config, &self.numbering)?;
-        publish::services(&self.maps, &self.config, &self.numbering, HASH_KEY)?;
+        publish::services(
+            &self.maps,
+            &self.config,
+            &self.numbering,
+            HASH_KEY,
+            &mut |service| self.columns(service),
+        )?;
         Ok(())
+    }
+
+    /// The slots of a service's ring, with every backend open.
+    fn columns(&self, service: &sip_forwarder::config::Service) -> Vec<Slot> {
+        let members: Vec<RingMember<'_>> = service
+            .backends
+            .iter()
+            .filter_map(|b| {
+                Some(RingMember {
+                    id: self
+                        .numbering
+                        .backend(&service.name, &b.name, b.address)?
+                        .id(),
+                    name: &b.name,
+                    weight: b.weight,
+                    open: true,
+                })
+            })
+            .collect();
+        ring::build(&members)
+    }
+
+    /// Gives the first service a ring all of whose slots are alike.
+    pub fn set_ring(&self, slot: Slot) -> Result<()> {
+        let slots = vec![slot; RING_SLOTS as usize];
+        Ok(publish::ring(&self.maps, ServiceId(0), &slots)?)
+    }
+
+    /// Gives the first service a ring of its own making.
+    pub fn set_slots(&self, slots: &[Slot]) -> Result<()> {
+        Ok(publish::ring(&self.maps, ServiceId(0), slots)?)
+    }
+
+    /// Tells whether a backend lives.
+    pub fn set_alive(&self, id: BackendId, alive: bool) -> Result<()> {
+        Ok(publish::set_alive(&self.maps, id, alive)?)
     }
 
     /// Makes every backend reachable by one interface.
@@ -153,6 +198,7 @@ impl Program {
         Ok(KernelTables::new(
             Arc::clone(&self.maps),
             Arc::new(Counters::new(self.config.limits.backends)),
+            self.config.limits.services,
         )?)
     }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     count::Exit,
-    lookups::{Chosen, Lookups, blurred, blurred_number, seconds},
+    lookups::{Chosen, Lookups, blurred, blurred_number, count, seconds},
     maps::{BACKENDS, FRAGMENTS, GLOBALS, INTERFACES, SCRATCH, SERVICES, SOURCES, Scratch, VIPS},
     rewrite::{self, Side},
     route::{self, Route},
@@ -15,9 +15,9 @@ use aya_ebpf::{
 };
 use core::arch::asm;
 use sip_forwarder_ebpf::{
-    abi::{Backend, BackendFlags, BackendId, Endpoint, FragmentKey, Globals, Macs, Service},
+    abi::{Backend, BackendFlags, BackendId, Endpoint, Event, FragmentKey, Globals, Macs, Service},
     packet::{self, Family, Flow, Part},
-    rule,
+    rule::{self, Entry},
     scan::{self, Keys, Scan},
     source::Source,
     verdict::Verdict,
@@ -276,7 +276,7 @@ fn to_service(
         Ok(found) => found,
         Err(why) => return Exit::leave(why.number()),
     };
-    let decision = Chosen::blurred(&rule::decide(&found), frame);
+    let decision = Chosen::blurred(&rule::decide(&found), found.entry, frame);
     if !decision.backend.is_some() {
         return Exit::leave(Verdict::PassedNoBackend.number());
     }
@@ -418,6 +418,9 @@ fn remember_request(lookups: &Lookups<'_>, scan: &Scan, from: BackendId) {
         && let Some(backend) = BACKENDS.get(u32::from(from.0))
     {
         lookups.write_entry(scan.call, from, backend.incarnation);
+        if matches!(entry, Entry::Absent) {
+            count(Event::AFFINITY_ADDED);
+        }
     }
 }
 

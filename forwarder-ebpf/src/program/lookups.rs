@@ -1,14 +1,14 @@
 //! The tables, as the fast path reads and writes them for one message.
 
 use crate::{
-    maps::{AFFINITY, BACKENDS, HINTS, RECENT, RINGS, SENT_BY},
+    maps::{AFFINITY, BACKENDS, EVENTS, HINTS, RECENT, RINGS, SENT_BY, TURNS},
     source::Packet,
 };
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use sip_forwarder_ebpf::{
     abi::{
-        Affinity, Backend, BackendFlags, BackendId, Globals, HINTS_PER_LINE, Recent,
-        SLOTS_PER_LINE, Service, Slot,
+        Affinity, Backend, BackendFlags, BackendId, Event, Globals, HINTS_PER_LINE, Policy,
+        RING_SLOTS, Recent, SLOTS_PER_LINE, Service, Slot,
     },
     hash::Digest,
     rule::{Decision, Entry, Found},
@@ -30,13 +30,15 @@ pub(crate) struct Chosen {
 impl Chosen {
     pub(crate) const CALL: u32 = 1;
     pub(crate) const START: u32 = 2;
+    /// With `CALL`: it was not known.
+    pub(crate) const ADDED: u32 = 4;
 
     #[inline(always)]
-    pub(crate) fn blurred(decision: &Decision, frame: &Packet) -> Self {
-        let call = if decision.remember_call {
-            Self::CALL
-        } else {
-            0
+    pub(crate) fn blurred(decision: &Decision, entry: Entry, frame: &Packet) -> Self {
+        let call = match (decision.remember_call, entry) {
+            (false, _) => 0,
+            (true, Entry::Absent) => Self::CALL | Self::ADDED,
+            (true, _) => Self::CALL,
         };
         let start = if decision.remember_start {
             Self::START
@@ -74,11 +76,6 @@ impl Lookups<'_> {
     /// Everything the rule wants to know.
     #[inline(always)]
     pub(crate) fn find(&self, scan: &Scan, slot: Slot, now: u32) -> Result<Found, Verdict> {
-        let key_slot = if scan.key.0 == scan.call.0 {
-            slot
-        } else {
-            self.slot(scan.key).unwrap_or(slot)
-        };
         let (entry, known) = self.entry(scan.call);
         let named = self.named(scan.host)?;
         // Only what the rule may ask for: each answer costs a look into a map.
@@ -90,7 +87,12 @@ impl Lookups<'_> {
         let admit = if recent.is_some() || home.is_some() {
             BackendId::NONE
         } else {
-            self.live(key_slot.admit())
+            let chosen = if scan.role.starts() {
+                self.chosen_slot(scan, slot)
+            } else {
+                slot
+            };
+            self.live(chosen.admit())
         };
         Ok(Found {
             role: scan.role,
@@ -104,10 +106,40 @@ impl Lookups<'_> {
         })
     }
 
+    /// The slot whose `admit` a new call gets, by the service's policy.
+    #[inline(always)]
+    fn chosen_slot(&self, scan: &Scan, slot: Slot) -> Slot {
+        if self.service.policy == Policy::ROUND_ROBIN {
+            self.next_turn().and_then(|turn| self.slot_at(turn))
+        } else if scan.key.0 == scan.call.0 {
+            None
+        } else {
+            self.slot(scan.key)
+        }
+        .unwrap_or(slot)
+    }
+
+    /// The number of the next turn of this service on this CPU.
+    #[inline(always)]
+    fn next_turn(&self) -> Option<u32> {
+        let turn = TURNS.get_ptr_mut(u32::from(self.service.id.0))?;
+        // SAFETY: a map value of this CPU alone, on which no other packet is handled meanwhile.
+        let now = unsafe { turn.read_volatile() };
+        let next = if now + 1 < RING_SLOTS { now + 1 } else { 0 };
+        // SAFETY: as above.
+        unsafe { turn.write_volatile(next) };
+        Some(if now < RING_SLOTS { now } else { 0 })
+    }
+
     /// The slot a hash falls into, in the live generation.
     #[inline(always)]
     pub(crate) fn slot(&self, digest: Digest) -> Option<Slot> {
-        let slot = digest.slot();
+        self.slot_at(digest.slot())
+    }
+
+    /// A slot of the live generation.
+    #[inline(always)]
+    fn slot_at(&self, slot: u32) -> Option<Slot> {
         let line = RINGS.get(self.service.ring + slot / SLOTS_PER_LINE)?;
         Some(line.0[(slot % SLOTS_PER_LINE) as usize])
     }
@@ -184,17 +216,22 @@ impl Lookups<'_> {
                 .call
                 .recent_index(self.service.id, self.globals.recent_mask);
             if let Some(place) = RECENT.get_ptr_mut(index) {
-                let seen = Recent::new(
-                    scan.call.fingerprint(self.service.id),
-                    now as u16,
-                    decision.backend,
-                );
+                let fingerprint = scan.call.fingerprint(self.service.id);
+                // SAFETY: as in `recent`.
+                let old = unsafe { place.read_volatile() };
+                if old.counts(now as u16) && !old.is_of(fingerprint) {
+                    count(Event::RECENT_EVICTED);
+                }
+                let seen = Recent::new(fingerprint, now as u16, decision.backend);
                 // SAFETY: as in `recent`.
                 unsafe { place.write_volatile(seen) };
             }
         }
         if decision.remember & Chosen::CALL != 0 {
             self.write_entry(scan.call, decision.backend, backend.incarnation);
+            if decision.remember & Chosen::ADDED != 0 {
+                count(Event::AFFINITY_ADDED);
+            }
         }
     }
 
@@ -213,6 +250,15 @@ impl Lookups<'_> {
             // SAFETY: a map value; the index is below the line's length.
             unsafe { (&raw mut (*line).0[(slot % HINTS_PER_LINE) as usize]).write_volatile(1) };
         }
+    }
+}
+
+/// Counts an event, on this CPU alone.
+#[inline(always)]
+pub(crate) fn count(event: Event) {
+    if let Some(counter) = EVENTS.get_ptr_mut(event.0) {
+        // SAFETY: a map value of this CPU alone.
+        unsafe { counter.write_volatile(counter.read_volatile() + 1) };
     }
 }
 

@@ -5,8 +5,8 @@ use aya_ebpf::{
     maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray},
 };
 use sip_forwarder_ebpf::abi::{
-    Affinity, AffinityKey, Backend, BackendRef, BackendTraffic, Endpoint, FragmentKey, Globals,
-    HintLine, Recent, RingLine, SentByKey, Service,
+    Affinity, AffinityKey, Backend, BackendRef, BackendTraffic, Endpoint, Event, FragmentKey,
+    Globals, HintLine, Recent, RingLine, SentByKey, Service,
 };
 use sip_forwarder_ebpf::{
     packet::Flow,
@@ -79,6 +79,15 @@ pub(crate) struct Scratch {
 /// Packets by verdict.
 #[map]
 pub(crate) static VERDICTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(VERDICT_LIMIT, 0);
+
+/// What happened, by kind.
+#[map]
+pub(crate) static EVENTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Event::KINDS, 0);
+
+/// Whose turn it is under policy `round-robin`: a number per service and CPU, so that no two CPUs
+/// write the same cache line.
+#[map]
+pub(crate) static TURNS: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
 
 /// Messages by backend.
 #[map]

@@ -21,6 +21,9 @@ const SHORTEST: usize = 64;
 const LINE_LIMIT: usize = 64;
 /// Steps of the line loop: each takes in a block or a line.
 const STEP_LIMIT: usize = SCAN_LIMIT / 32 + LINE_LIMIT;
+/// How the To-tag of a refusal by the forwarder begins; a keyed hash follows. The ACK of the refusal
+/// brings it back, and the slow path absorbs it.
+pub const REFUSAL_TAG: [u8; 8] = *b"sfw-503-";
 /// Longest host in Via or Route the fast path reads, in bytes.
 const HOST_LIMIT: usize = 64;
 /// Characters it reads between a header's name and its value: the colon and blanks around it.
@@ -44,9 +47,9 @@ use crate::{abi::Key, hash::Digest, rule::Role, source::Source, verdict::Verdict
 use hosts::{route_host, uri_has_user, via_host};
 use lines::{CALL_ID, FOLDED, FOUND, HEADER_END, Headers, LINE_ENDING, ROUTE, TO, VIA, find_lines};
 use start::{
-    CANCEL, IN_DIALOG, OPTIONS, REGISTER, RESPONSE, STANDALONE, STARTING, Start, start_line,
+    ACK, CANCEL, IN_DIALOG, OPTIONS, REGISTER, RESPONSE, STANDALONE, STARTING, Start, start_line,
 };
-use values::{has_to_tag, hash_call_id, value_at};
+use values::{NO_TAG, OWN_TAG, hash_call_id, to_tag, value_at};
 
 /// What the rule must know of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,6 +153,8 @@ const fn wanted_headers(start: Start) -> Headers {
         1 << CALL_ID | 1 << VIA
     } else if start & STARTING != 0 {
         1 << CALL_ID | 1 << TO
+    } else if start & ACK != 0 {
+        1 << CALL_ID | 1 << TO | 1 << ROUTE
     } else if start & IN_DIALOG != 0 {
         1 << CALL_ID | 1 << ROUTE
     } else {
@@ -163,14 +168,22 @@ fn role_of<S: Source + ?Sized>(message: &S, start: Start, lines: &Lines) -> Resu
     if start & RESPONSE != 0 {
         return Ok(Role::Response);
     }
-    if start & IN_DIALOG != 0 {
+    if start & IN_DIALOG != 0 && start & ACK == 0 {
         return Ok(Role::InDialog);
     }
     if start & CANCEL != 0 {
         return Ok(Role::Follows);
     }
     let to = value_at(message, lines.at[TO], Verdict::PassedTo)?;
-    Ok(if has_to_tag(message, to)? {
+    let tag = message.blur(to_tag(message, to)?);
+    if start & ACK != 0 {
+        return if tag == OWN_TAG {
+            Err(Verdict::PassedRefusalAck)
+        } else {
+            Ok(Role::InDialog)
+        };
+    }
+    Ok(if tag != NO_TAG {
         Role::InDialog
     } else if start & STANDALONE != 0 {
         Role::StartsNothing

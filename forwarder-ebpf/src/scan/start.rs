@@ -17,6 +17,8 @@ pub(super) const CANCEL: Start = 16;
 pub(super) const REGISTER: Start = 32;
 /// It may be meant for the forwarder itself.
 pub(super) const OPTIONS: Start = 64;
+/// With `IN_DIALOG`: its To-tag may be one that the forwarder gave in a refusal.
+pub(super) const ACK: Start = 128;
 
 /// Reads the start line's first eight bytes, and the two behind them.
 #[inline(always)]
@@ -33,8 +35,10 @@ pub(super) fn start_line(word: u64, behind: u16) -> Option<Start> {
         RESPONSE
     } else if is(word, b"INVITE ") {
         STARTING
-    } else if is(word, b"ACK ") || is(word, b"BYE ") {
+    } else if is(word, b"BYE ") {
         IN_DIALOG
+    } else if is(word, b"ACK ") {
+        IN_DIALOG | ACK
     } else if is(word, b"REGISTER") && behind as u8 == b' ' {
         STARTING | STANDALONE | REGISTER
     } else if is(word, b"CANCEL ") {

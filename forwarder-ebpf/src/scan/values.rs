@@ -1,7 +1,7 @@
 //! Values of headers: where they begin, the Call-ID's hash, the To-tag.
 
 use super::{
-    GAP_LIMIT, VALUE_LIMIT,
+    GAP_LIMIT, REFUSAL_TAG, VALUE_LIMIT,
     words::{bytes_below, each, first_flag, is_blank, keep_bytes, last_flag, text, word_at},
 };
 use crate::{
@@ -94,13 +94,22 @@ pub(super) fn hash_call_id<S: Source + ?Sized>(
     Err(ODD)
 }
 
-/// Does a To header carry a tag?
+/// Whether a To header carries a tag. Numbers and not an enum, so that they can be blurred.
+pub(super) type Tag = usize;
+/// None.
+pub(super) const NO_TAG: Tag = 0;
+/// One.
+pub(super) const TAG: Tag = 1;
+/// One that looks like the forwarder's own.
+pub(super) const OWN_TAG: Tag = 2;
+
+/// Does a To header carry a tag, and whose?
 ///
 /// Parameters of the header itself stand behind the last `>`, or behind the first `;` where the
 /// address has no brackets (RFC 3261 section 20). Only two things are sure enough: nothing there, or
 /// a tag as the first parameter.
 #[inline(always)]
-pub(super) fn has_to_tag<S: Source + ?Sized>(message: &S, start: usize) -> Result<bool, Verdict> {
+pub(super) fn to_tag<S: Source + ?Sized>(message: &S, start: usize) -> Result<Tag, Verdict> {
     const ODD: Verdict = Verdict::PassedTo;
     let mut at = start;
     let mut parameters = message.blur(0);
@@ -127,24 +136,26 @@ pub(super) fn has_to_tag<S: Source + ?Sized>(message: &S, start: usize) -> Resul
     Err(ODD)
 }
 
-/// Tells whether what lies between the address and the end of the line is nothing, or a tag.
+/// Tells whether what lies between the address and the end of the line is nothing, or a tag, and whose.
 #[inline(always)]
 pub(super) fn tag_follows<S: Source + ?Sized>(
     message: &S,
     parameters: usize,
     end: usize,
-) -> Result<bool, Verdict> {
+) -> Result<Tag, Verdict> {
     const ODD: Verdict = Verdict::PassedTo;
     if message.u8_at(parameters.wrapping_sub(1)) != Some(b'>') || !header_ends(message, end) {
         return Err(ODD);
     }
     if parameters == end {
-        return Ok(false);
+        return Ok(NO_TAG);
     }
     let word = word_at(message, parameters).ok_or(ODD)?;
     let value = (word >> 40) as u8;
     if (word | 0x2020_2000) & 0xff_ffff_ffff == text(b";tag=") && value > b' ' && value != b';' {
-        return Ok(true);
+        // Behind `;tag=`.
+        let own = word_at(message, message.blur(parameters + 5)) == Some(text(&REFUSAL_TAG));
+        return Ok(message.blur(if own { OWN_TAG } else { TAG }));
     }
     Err(ODD)
 }

@@ -4,21 +4,24 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use aya::Ebpf;
-use sip_forwarder_ebpf::abi::{BackendId, ServiceId};
+use sip_forwarder_ebpf::abi::ServiceId;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
-use super::picture::Picture;
+use super::{picture::Picture, ways::Ways};
 use crate::{
     api::Server,
     config::Config,
-    control::numbering::Numbering,
+    control::{
+        numbering::Numbering,
+        ring::{self, RingMember},
+    },
     dataplane::{
         KernelTables, Maps,
         attach::{self, Attachment},
         counters::Counters,
         environment, maps_load,
-        nexthop::{NextHop, Resolver},
+        nexthop::Resolver,
         pins::Pins,
         program_log, publish,
     },
@@ -28,9 +31,6 @@ use crate::{
 
 /// How often backends whose next hop does not answer are asked for.
 const ASK: Duration = Duration::from_secs(1);
-/// After how many of these the others are made sure of: what XDP sends does not tell the kernel that
-/// a neighbour is in use.
-const ASSURE: u32 = 15;
 
 /// Forwards until SIGTERM or SIGINT.
 pub(super) async fn run(config: Config, object: &[u8]) -> anyhow::Result<()> {
@@ -51,17 +51,27 @@ async fn serve(config: &Config, object: &[u8], state: State, pins: &Pins) -> any
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let (resolver, mut changes) = Resolver::open()?;
-    let mut ways = Ways::find(config, &state, &resolver).await?;
+    let mut ways = Ways::find(config, &state.numbering, &resolver).await?;
 
     pins.create()?;
     let mut ebpf = maps_load(object, &config.limits, Some(pins))?;
     let maps = Arc::new(Maps::take(&mut ebpf)?);
     publish::backends(&maps, config, &state.numbering)?;
     ways.publish(&maps)?;
-    publish::services(&maps, config, &state.numbering, state.hash_key)?;
+    publish::services(
+        &maps,
+        config,
+        &state.numbering,
+        state.hash_key,
+        &mut |service| open_ring(service, &state.numbering),
+    )?;
 
     let counters = Arc::new(Counters::new(config.limits.backends));
-    let tables = Arc::new(KernelTables::new(Arc::clone(&maps), Arc::clone(&counters))?);
+    let tables = Arc::new(KernelTables::new(
+        Arc::clone(&maps),
+        Arc::clone(&counters),
+        config.limits.services,
+    )?);
     let workers = Workers::start(&vips(config, &state), worker_count(config), tables)?;
     program_log::follow(&mut ebpf);
     let attachments = attach_all(&mut ebpf, config, &maps, pins)?;
@@ -125,6 +135,26 @@ fn prepare_state(config: &Config, state_dir: &StateDir, pins: &Pins) -> anyhow::
     Ok(state)
 }
 
+/// The slots of a service's ring with every backend open.
+fn open_ring(
+    service: &crate::config::Service,
+    numbering: &Numbering,
+) -> Vec<sip_forwarder_ebpf::abi::Slot> {
+    let members: Vec<RingMember<'_>> = service
+        .backends
+        .iter()
+        .filter_map(|b| {
+            Some(RingMember {
+                id: numbering.backend(&service.name, &b.name, b.address)?.id(),
+                name: &b.name,
+                weight: b.weight,
+                open: true,
+            })
+        })
+        .collect();
+    ring::build(&members)
+}
+
 fn vips(config: &Config, state: &State) -> Vec<(ServiceId, std::net::SocketAddr)> {
     config
         .services
@@ -162,128 +192,4 @@ fn attach_all(
         }
     }
     Ok(attachments)
-}
-
-/// A backend and the way to it.
-struct Way {
-    name: String,
-    id: BackendId,
-    address: std::net::IpAddr,
-    next_hop: Option<NextHop>,
-}
-
-/// The ways to all backends.
-struct Ways {
-    all: Vec<Way>,
-    /// Interfaces the program is attached to: only by these may the fast path send.
-    interfaces: Vec<u32>,
-    /// How often neighbours were asked for.
-    asked: u32,
-}
-
-impl Ways {
-    /// Looks all of them up. A backend without a route is a fault of the configuration.
-    async fn find(config: &Config, state: &State, resolver: &Resolver) -> anyhow::Result<Self> {
-        let interfaces = config
-            .forwarder
-            .interfaces
-            .iter()
-            .filter_map(|name| environment::interface_index(name))
-            .collect();
-        let mut found = Self {
-            all: Vec::new(),
-            interfaces,
-            asked: 0,
-        };
-        let neighbours = resolver.neighbours().await?;
-        for service in &config.services {
-            for backend in &service.backends {
-                let name = format!("service `{}`, backend `{}`", service.name, backend.name);
-                let address = backend.address.ip();
-                let next_hop = resolver
-                    .resolve(address, &neighbours)
-                    .await
-                    .with_context(|| name.clone())?;
-                let Some(number) =
-                    state
-                        .numbering
-                        .backend(&service.name, &backend.name, backend.address)
-                else {
-                    continue;
-                };
-                let mut way = Way {
-                    name,
-                    id: number.id(),
-                    address,
-                    next_hop: None,
-                };
-                way.next_hop = found.usable(&way, next_hop);
-                if way.next_hop.is_none() {
-                    warn!(backend = way.name, %address, "its next hop is not resolved yet; the slow path has it until then");
-                }
-                found.all.push(way);
-            }
-        }
-        Ok(found)
-    }
-
-    /// The next hop, if the fast path can send by its interface.
-    fn usable(&self, way: &Way, next_hop: Option<NextHop>) -> Option<NextHop> {
-        let hop = next_hop?;
-        if !self.interfaces.contains(&hop.interface) {
-            warn!(
-                backend = way.name,
-                interface = hop.interface,
-                "the way to it leaves by an interface that is not in forwarder.interfaces; the slow path has it"
-            );
-            return None;
-        }
-        Some(hop)
-    }
-
-    fn publish(&self, maps: &Maps) -> anyhow::Result<()> {
-        for way in &self.all {
-            publish::set_next_hop(maps, way.id, way.next_hop.as_ref())?;
-        }
-        Ok(())
-    }
-
-    /// Looks all of them up again and tells the program what changed.
-    async fn follow(&mut self, resolver: &Resolver, maps: &Maps) -> anyhow::Result<()> {
-        let neighbours = resolver.neighbours().await?;
-        for index in 0..self.all.len() {
-            let found = match resolver.resolve(self.all[index].address, &neighbours).await {
-                Ok(found) => self.usable(&self.all[index], found),
-                Err(error) => {
-                    warn!(backend = self.all[index].name, %error, "the way is lost");
-                    None
-                }
-            };
-            let way = &mut self.all[index];
-            if way.next_hop != found {
-                info!(backend = way.name, next_hop = ?found, "the way changed");
-                publish::set_next_hop(maps, way.id, found.as_ref())?;
-                way.next_hop = found;
-            }
-        }
-        Ok(())
-    }
-
-    /// Has the kernel ask for neighbours that are not resolved, and now and then for all.
-    async fn ask(&mut self, resolver: &Resolver) {
-        let everybody = self.asked.is_multiple_of(ASSURE);
-        self.asked = self.asked.wrapping_add(1);
-        let wanted: Vec<&Way> = self
-            .all
-            .iter()
-            .filter(|way| everybody || way.next_hop.is_none())
-            .collect();
-        if wanted.is_empty() {
-            return;
-        }
-        let neighbours = resolver.neighbours().await.unwrap_or_default();
-        for way in wanted {
-            resolver.refresh(way.address, &neighbours).await;
-        }
-    }
 }

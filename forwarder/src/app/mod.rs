@@ -2,6 +2,7 @@
 
 mod daemon;
 mod picture;
+mod ways;
 
 use std::{
     io::Write as _,

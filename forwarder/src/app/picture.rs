@@ -70,7 +70,7 @@ impl Picture {
                 .map(|s| self.service(s))
                 .collect::<Result<_, _>>()?,
             affinity: status::Affinity {
-                entries: self.maps.affinity_entries(),
+                entries: self.maps.affinity_entries().len(),
                 capacity: self.maps.affinity_capacity(),
             },
             verdicts: verdicts

@@ -81,6 +81,7 @@ struct FileService {
     mode: Mode,
     #[serde(default)]
     key: Key,
+    register_key: Option<Key>,
     policy: Option<Policy>,
     weights: Option<Weights>,
     #[serde(default, with = "humantime_serde")]
@@ -200,6 +201,7 @@ fn service(file: FileService, health: Health) -> Result<Service, ConfigError> {
         vip: SocketAddr::new(file.address, file.port),
         mode: file.mode,
         key: file.key,
+        register_key: file.register_key.unwrap_or(file.key),
         spread,
         probe: file.probe,
         backends,

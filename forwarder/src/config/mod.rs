@@ -126,12 +126,21 @@ pub enum Key {
     /// The Call-ID.
     #[default]
     CallId,
+    /// The address of record in To.
+    To,
+    /// The address of record in From.
+    From,
+    /// The Request-URI's user and host.
+    RequestUri,
 }
 
 impl From<Key> for abi::Key {
     fn from(key: Key) -> Self {
         match key {
             Key::CallId => Self::CALL_ID,
+            Key::To => Self::TO,
+            Key::From => Self::FROM,
+            Key::RequestUri => Self::REQUEST_URI,
         }
     }
 }
@@ -147,6 +156,8 @@ pub struct Service {
     pub mode: Mode,
     /// What new calls are spread by.
     pub key: Key,
+    /// What REGISTER requests are spread by.
+    pub register_key: Key,
     /// How new calls are given out, and what happens when nobody takes them.
     pub spread: Spread,
     /// How backends without an agent are asked whether they live.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use sip_forwarder_ebpf::abi;
 
 /// Where a new call goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,6 +14,15 @@ pub enum Policy {
     Hash,
     /// To each backend in turn, in proportion to weight.
     RoundRobin,
+}
+
+impl From<Policy> for abi::Policy {
+    fn from(policy: Policy) -> Self {
+        match policy {
+            Policy::Hash => Self::HASH,
+            Policy::RoundRobin => Self::ROUND_ROBIN,
+        }
+    }
 }
 
 /// What shares the backends have of new calls.

@@ -48,6 +48,10 @@ impl Numbering {
                 self.services.insert(service.name.clone(), index);
             }
         }
+        // A number that is freed now may still stand in a live ring: it is given again only if there
+        // is no other.
+        let before: Vec<u16> = self.backends.values().map(|n| n.index).collect();
+        let limit = u16::try_from(config.limits.backends).unwrap_or(u16::MAX);
         let wanted: Vec<String> = config
             .services
             .iter()
@@ -56,7 +60,13 @@ impl Numbering {
         self.backends.retain(|name, _| wanted.contains(name));
         for name in wanted {
             if !self.backends.contains_key(&name) {
-                let index = first_free(|n| self.backends.values().any(|number| number.index == n));
+                let is_used = |n| self.backends.values().any(|number| number.index == n);
+                let untouched = first_free(|n| is_used(n) || before.contains(&n));
+                let index = if untouched < limit {
+                    untouched
+                } else {
+                    first_free(is_used)
+                };
                 let incarnation = self
                     .incarnations
                     .entry(index)
@@ -137,6 +147,9 @@ mod tests {
         let a = number(&numbering, "a", 1).unwrap();
         numbering.assign(&config(&[("b", 2)]));
         let b = number(&numbering, "b", 2).unwrap();
+        assert_ne!(a.index, b.index, "a live ring may still name it");
+        numbering.assign(&config(&[("c", 3)]));
+        let b = number(&numbering, "c", 3).unwrap();
         assert_eq!(a.index, b.index);
         assert_ne!(a.incarnation, b.incarnation);
     }
@@ -147,9 +160,6 @@ mod tests {
         numbering.assign(&config(&[("a", 1)]));
         let before = number(&numbering, "a", 1).unwrap();
         numbering.assign(&config(&[("a", 9)]));
-        assert_ne!(
-            number(&numbering, "a", 9).unwrap().incarnation,
-            before.incarnation
-        );
+        assert_ne!(number(&numbering, "a", 9).unwrap(), before);
     }
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::utils::CachePadded;
 use sip_forwarder_ebpf::{
-    abi::BackendId,
+    abi::{BackendId, Event},
     verdict::{VERDICT_LIMIT, Verdict},
 };
 
@@ -12,6 +12,7 @@ use sip_forwarder_ebpf::{
 pub struct Counters {
     verdicts: Vec<CachePadded<AtomicU64>>,
     backends: Vec<CachePadded<AtomicU64>>,
+    events: Vec<CachePadded<AtomicU64>>,
 }
 
 impl Counters {
@@ -26,6 +27,7 @@ impl Counters {
         Self {
             verdicts: zeroes(VERDICT_LIMIT),
             backends: zeroes(backends),
+            events: zeroes(Event::KINDS),
         }
     }
 
@@ -39,6 +41,21 @@ impl Counters {
         if let Some(counter) = self.backends.get(usize::from(backend.0)) {
             counter.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Counts something that happened.
+    pub fn event(&self, event: Event) {
+        if let Some(counter) = self.events.get(event.0 as usize) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How often something happened.
+    #[must_use]
+    pub fn of_event(&self, event: Event) -> u64 {
+        self.events
+            .get(event.0 as usize)
+            .map_or(0, |counter| counter.load(Ordering::Relaxed))
     }
 
     /// Messages with this verdict.

@@ -11,7 +11,7 @@ use aya::{
 };
 use sip_forwarder_ebpf::{
     abi::{
-        Affinity, AffinityKey, Backend, BackendRef, BackendTraffic, Endpoint, Globals,
+        Affinity, AffinityKey, Backend, BackendRef, BackendTraffic, Endpoint, Event, Globals,
         HINT_LINES_PER_SERVICE, HintLine, LINES_PER_RING, Recent, RingLine, SentByKey, Service,
     },
     verdict::VERDICT_LIMIT,
@@ -55,7 +55,7 @@ pub enum MapsError {
 type Result<T, E = MapsError> = std::result::Result<T, E>;
 
 /// Names of all maps the daemon sizes, in the order of [`sizes`].
-fn sizes(limits: &Limits) -> [(&'static str, u32); 13] {
+fn sizes(limits: &Limits) -> [(&'static str, u32); 15] {
     let recent = limits.recent_entries.next_power_of_two();
     // An address stands with its port and with port 0. Twice the room, because what is new is put in
     // before what is old goes.
@@ -73,6 +73,8 @@ fn sizes(limits: &Limits) -> [(&'static str, u32); 13] {
         ("FRAGMENTS", 4_096),
         ("INTERFACES", 64),
         ("TRAFFIC", limits.backends),
+        ("TURNS", limits.services),
+        ("EVENTS", Event::KINDS),
         ("VERDICTS", VERDICT_LIMIT),
     ]
 }
@@ -172,6 +174,20 @@ impl<K: Pod + Eq + std::hash::Hash, V: Pod> Dictionary<K, V> {
             .map_err(operation(self.name))
     }
 
+    /// Sets the value of `key` if it has none. True if it had none.
+    pub fn insert_new(&self, key: &K, value: &V) -> Result<bool> {
+        const NOEXIST: u64 = 1;
+        match self.lock().insert(key, value, NOEXIST) {
+            Ok(()) => Ok(true),
+            Err(MapError::SyscallError(error))
+                if error.io_error.kind() == std::io::ErrorKind::AlreadyExists =>
+            {
+                Ok(false)
+            }
+            Err(source) => Err(operation(self.name)(source)),
+        }
+    }
+
     /// Makes the map hold exactly `wanted`: what is new is put in before what is old goes.
     pub fn replace(&self, wanted: &std::collections::HashMap<K, V>) -> Result<()> {
         let mut map = self.lock();
@@ -224,6 +240,7 @@ pub struct Maps {
     interfaces: Mutex<DevMapHash<MapData>>,
     verdicts: PerCpuArray<MapData, u64>,
     traffic: PerCpuArray<MapData, BackendTraffic>,
+    events: PerCpuArray<MapData, u64>,
 }
 
 impl Maps {
@@ -243,6 +260,7 @@ impl Maps {
             interfaces: Mutex::new(convert(ebpf, "INTERFACES", DevMapHash::try_from)?),
             verdicts: convert(ebpf, "VERDICTS", PerCpuArray::try_from)?,
             traffic: convert(ebpf, "TRAFFIC", PerCpuArray::try_from)?,
+            events: convert(ebpf, "EVENTS", PerCpuArray::try_from)?,
         })
     }
 
@@ -273,6 +291,14 @@ impl Maps {
             .collect()
     }
 
+    /// How often something happened in the XDP program, summed over CPUs.
+    pub fn event(&self, event: Event) -> Result<u64> {
+        self.events
+            .get(&event.0, 0)
+            .map(|cpus| cpus.iter().sum())
+            .map_err(operation("EVENTS"))
+    }
+
     /// Messages of one backend, summed over CPUs.
     pub fn traffic(&self, backend: u32) -> Result<BackendTraffic> {
         let cpus = self
@@ -287,17 +313,20 @@ impl Maps {
             }))
     }
 
-    /// Entries of the affinity map. Counted by a handle of its own: it takes long, and the workers
+    /// Everything in the affinity map. Read by a handle of its own: it takes long, and the workers
     /// must not wait.
     #[must_use]
-    pub fn affinity_entries(&self) -> usize {
+    pub fn affinity_entries(&self) -> Vec<Affinity> {
         let info = self.affinity.lock().map().info();
         let handle = info
             .and_then(|info| MapData::from_id(info.id()))
             .map(Map::LruHashMap);
         let map: Result<HashMap<MapData, AffinityKey, Affinity>, MapError> =
             handle.and_then(HashMap::try_from);
-        map.map_or(0, |map| map.keys().flatten().count())
+        map.map_or_else(
+            |_| Vec::new(),
+            |map| map.iter().flatten().map(|(_, entry)| entry).collect(),
+        )
     }
 
     /// Entries the affinity map may hold.

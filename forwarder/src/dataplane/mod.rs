@@ -5,11 +5,12 @@ pub mod counters;
 pub mod environment;
 mod kernel_tables;
 mod maps;
+pub mod migrate;
 pub mod nexthop;
 pub mod object;
 pub mod pins;
 pub mod program_log;
 pub mod publish;
 
-pub use kernel_tables::KernelTables;
+pub use kernel_tables::{KernelTables, Manners};
 pub use maps::{Maps, MapsError, load as maps_load};

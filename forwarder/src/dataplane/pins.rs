@@ -91,6 +91,27 @@ impl Pins {
         })
     }
 
+    /// Folders of other versions' maps: an older or a newer daemon was here.
+    #[must_use]
+    pub fn other_versions(&self) -> Vec<PathBuf> {
+        let Ok(entries) = fs::read_dir(&self.root) else {
+            return Vec::new();
+        };
+        entries
+            .flatten()
+            .filter(|entry| entry.file_name().to_string_lossy().starts_with("abi-"))
+            .map(|entry| entry.path())
+            .filter(|path| *path != self.maps())
+            .collect()
+    }
+
+    /// Forgets the maps of other versions, which no program of ours reads any more.
+    pub fn remove_other_versions(&self) -> Result<(), PinsError> {
+        self.other_versions()
+            .iter()
+            .try_for_each(|path| remove(path, |path| fs::remove_dir_all(path)))
+    }
+
     /// Interfaces whose links are pinned.
     #[must_use]
     pub fn linked_interfaces(&self) -> Vec<String> {

@@ -16,10 +16,7 @@ use sip_forwarder_ebpf::{
 use super::{Maps, MapsError, kernel_tables::canonical, nexthop::NextHop};
 use crate::{
     config::{self, Config},
-    control::{
-        numbering::{Number, Numbering},
-        ring::{self, RingMember},
-    },
+    control::numbering::{Number, Numbering},
 };
 
 /// A service with the numbers of all it consists of.
@@ -43,16 +40,19 @@ pub fn backends(maps: &Maps, config: &Config, numbering: &Numbering) -> Result<(
 }
 
 /// Makes everything point to the backends, and then clears those that are no longer configured.
+/// `columns` gives the slots of each service's ring.
 pub fn services(
     maps: &Maps,
     config: &Config,
     numbering: &Numbering,
     hash_key: [u64; 2],
+    columns: &mut dyn FnMut(&config::Service) -> Vec<Slot>,
 ) -> Result<(), MapsError> {
     let services = all_numbered(config, numbering);
     maps.globals.set(0, globals(config, hash_key))?;
     for service in &services {
-        publish_ring(maps, service)?;
+        let slots = columns(service.service);
+        write_ring(maps, service.id, &slots, Some(service_entry(service)))?;
     }
     maps.sources.replace(&sources(&services))?;
     maps.sent_by.replace(&names(&services, hash_key))?;
@@ -110,22 +110,18 @@ fn wanted_backends(services: &[Numbered<'_>]) -> HashMap<u16, Backend> {
     wanted
 }
 
-fn publish_ring(maps: &Maps, numbered: &Numbered<'_>) -> Result<(), MapsError> {
-    let members: Vec<RingMember<'_>> = numbered
-        .backends
-        .iter()
-        .map(|(number, b)| RingMember {
-            id: number.id(),
-            name: &b.name,
-            weight: b.weight,
-            open: true,
-        })
-        .collect();
-    let slots = ring::build(&members);
-    let id = u32::from(numbered.id.0);
-    let first = id * 2 * LINES_PER_RING;
-    let live = maps.services.get(id)?.ring;
-    let idle = if live == first {
+/// Writes a service's ring where nobody reads, and makes it the live one. Where the service stands
+/// in `entry` it is described anew with it, else only its ring changes.
+fn write_ring(
+    maps: &Maps,
+    id: ServiceId,
+    slots: &[Slot],
+    entry: Option<Service>,
+) -> Result<(), MapsError> {
+    let index = u32::from(id.0);
+    let first = index * 2 * LINES_PER_RING;
+    let there = maps.services.get(index)?;
+    let idle = if there.ring == first {
         first + LINES_PER_RING
     } else {
         first
@@ -135,18 +131,43 @@ fn publish_ring(maps: &Maps, numbered: &Numbered<'_>) -> Result<(), MapsError> {
         packed.0[..chunk.len()].copy_from_slice(chunk);
         maps.rings.set(idle + index as u32, packed)?;
     }
-    maps.services.set(id, service_entry(numbered, idle))
+    let mut entry = entry.unwrap_or(there);
+    entry.ring = idle;
+    maps.services.set(index, entry)
 }
 
-fn service_entry(numbered: &Numbered<'_>, ring: u32) -> Service {
-    let key = numbered.service.key.into();
+/// Replaces the ring of a service that is published already.
+pub fn ring(maps: &Maps, id: ServiceId, slots: &[Slot]) -> Result<(), MapsError> {
+    write_ring(maps, id, slots, None)
+}
+
+/// Tells the program whether a backend may have messages.
+pub fn set_alive(maps: &Maps, backend: BackendId, alive: bool) -> Result<(), MapsError> {
+    let index = u32::from(backend.0);
+    let mut entry = maps.backends.get(index)?;
+    let flags = if alive {
+        entry.flags.0 | BackendFlags::ALIVE
+    } else {
+        entry.flags.0 & !BackendFlags::ALIVE
+    };
+    if flags == entry.flags.0 {
+        return Ok(());
+    }
+    entry.flags.0 = flags;
+    maps.backends.set(index, entry)
+}
+
+/// All of a service's entry but its ring.
+fn service_entry(numbered: &Numbered<'_>) -> Service {
     Service {
-        ring,
+        ring: 0,
         hints: u32::from(numbered.id.0) * HINT_LINES_PER_SERVICE,
         vip: numbered.service.vip.into(),
-        key,
-        register_key: key,
+        key: numbered.service.key.into(),
+        register_key: numbered.service.register_key.into(),
         id: numbered.id,
+        policy: numbered.service.spread.policy.into(),
+        zero: [0; 3],
     }
 }
 

@@ -89,11 +89,75 @@ pub fn parameter_name(parameter: &[u8]) -> &[u8] {
 /// has no brackets (RFC 3261 section 20).
 #[must_use]
 pub fn has_tag(value: &[u8]) -> bool {
+    tag(value).is_some()
+}
+
+/// The tag of a To or From; empty if it has a tag without a value.
+#[must_use]
+pub fn tag(value: &[u8]) -> Option<&[u8]> {
     let own = unquoted(value)
         .filter(|&(_, byte)| byte == b'>')
         .last()
         .map_or(value, |(at, _)| &value[at + 1..]);
-    parameters(own).any(|p| parameter_name(p).eq_ignore_ascii_case(b"tag"))
+    let parameter = parameters(own).find(|p| parameter_name(p).eq_ignore_ascii_case(b"tag"))?;
+    let equals = parameter.iter().position(|&b| b == b'=');
+    Some(equals.map_or(&[], |at| trim(&parameter[at + 1..])))
+}
+
+/// What stands for the address of record in the value of a To or From, or in a Request-URI: user and
+/// host of a SIP URI, with the host in lower case and without port and parameters; of any other URI
+/// all before its parameters, in lower case.
+#[must_use]
+pub fn address_of_record(value: &[u8]) -> Vec<u8> {
+    let uri = match unquoted(value).find(|&(_, byte)| byte == b'<') {
+        Some((open, _)) => {
+            let rest = &value[open + 1..];
+            &rest[..rest.iter().position(|&b| b == b'>').unwrap_or(rest.len())]
+        }
+        None => value,
+    };
+    let Some((host, _)) = uri_host(uri) else {
+        let end = uri.iter().position(|&b| b == b';').unwrap_or(uri.len());
+        return trim(&uri[..end]).to_ascii_lowercase();
+    };
+    let mut record = user(uri).to_vec();
+    record.push(b'@');
+    record.extend(uri[host].to_ascii_lowercase());
+    record
+}
+
+/// The user part of a URI, without password and without the parameters a telephone number may have.
+#[must_use]
+pub fn user(uri: &[u8]) -> &[u8] {
+    let scheme = uri.iter().position(|&b| b == b':').map_or(0, |at| at + 1);
+    let rest = &uri[scheme..];
+    let Some(at) = rest.iter().position(|&b| b == b'@') else {
+        return &[];
+    };
+    let end = rest[..at]
+        .iter()
+        .position(|&b| matches!(b, b':' | b';'))
+        .unwrap_or(at);
+    &rest[..end]
+}
+
+/// Is a Request-URI an emergency call's: `urn:service:sos` and what is below it (RFC 5031 section
+/// 4.2), or a SIP or telephone URI to one of `numbers`?
+#[must_use]
+pub fn is_emergency(uri: &[u8], numbers: &[String]) -> bool {
+    const SOS: &[u8] = b"urn:service:sos";
+    let uri = trim(uri);
+    if uri.len() >= SOS.len() && uri[..SOS.len()].eq_ignore_ascii_case(SOS) {
+        return matches!(uri.get(SOS.len()), None | Some(b'.' | b';'));
+    }
+    let called = match uri.get(..4) {
+        Some(scheme) if scheme.eq_ignore_ascii_case(b"tel:") => {
+            let end = uri.iter().position(|&b| b == b';').unwrap_or(uri.len());
+            &uri[4..end]
+        }
+        _ => user(uri),
+    };
+    !called.is_empty() && numbers.iter().any(|number| number.as_bytes() == called)
 }
 
 /// The sent-by of the first element of a Via. Blanks may stand around slashes and the colon.
@@ -271,12 +335,66 @@ mod tests {
         }
     }
 
+    #[test]
+    fn tags_are_cut_out() {
+        for (value, expected) in [
+            ("<sip:a@b>;tag=1", Some("1")),
+            ("<sip:a@b> ; x=y ; TAG = 1 ", Some("1")),
+            ("sip:a@b;tag", Some("")),
+            ("sip:a@b", None),
+        ] {
+            assert_eq!(
+                tag(value.as_bytes()),
+                expected.map(str::as_bytes),
+                "{value}"
+            );
+        }
+    }
+
+    #[test]
+    fn addresses_of_record_are_those_of_section_10_3() {
+        for (value, expected) in [
+            (
+                "\"Bob <x>\" <sip:bob@Example.COM:5070;user=phone>;tag=1",
+                "bob@example.com",
+            ),
+            ("sips:bob:secret@example.com", "bob@example.com"),
+            ("<sip:+49;ext=1@b?h=1>", "+49@b"),
+            ("sip:example.com", "@example.com"),
+            ("<tel:+49-30;phone-context=x>", "tel:+49-30"),
+            ("urn:Service:sos", "urn:service:sos"),
+            ("", ""),
+        ] {
+            let record = String::from_utf8(address_of_record(value.as_bytes())).unwrap();
+            assert_eq!(record, expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn emergency_calls_are_known_by_urn_and_number() {
+        let numbers = ["112".to_owned()];
+        for (uri, emergency) in [
+            ("urn:service:sos", true),
+            ("URN:SERVICE:sos.fire", true),
+            ("urn:service:sosanything", false),
+            ("sip:112@example.com;user=phone", true),
+            ("tel:112;phone-context=x", true),
+            ("tel:112", true),
+            ("sip:1122@example.com", false),
+            ("sip:112", false),
+            ("", false),
+        ] {
+            assert_eq!(is_emergency(uri.as_bytes(), &numbers), emergency, "{uri}");
+        }
+    }
+
     proptest! {
         #[test]
         fn nothing_panics(value in proptest::collection::vec(prop_oneof![
             any::<u8>(), proptest::sample::select(b"<>\"\\;:,@[]/ \tsip=".to_vec())], 0..60))
         {
             let _ = (has_tag(&value), sent_by(&value), route_host(&value), uri_host(&value));
+            let _ = (address_of_record(&value), is_emergency(&value, &["1".to_owned()]));
         }
     }
 }

@@ -12,10 +12,6 @@ use super::{
     headers::{Name, Sip, trim},
 };
 
-/// Seconds after which to ask again somebody who takes no calls: long enough to matter, short
-/// against the time a gate stays closed.
-const RETRY_AFTER: &str = "5";
-
 /// An answer, and where it goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
@@ -25,20 +21,39 @@ pub struct Answer {
     pub bytes: Vec<u8>,
 }
 
-/// Answers an OPTIONS that `client` sent to the forwarder itself: 200, or 503 while no new calls are
-/// taken. `None` if the request lacks a header that every answer must repeat.
+/// Answers an OPTIONS that `client` sent to the forwarder itself: 200. `None` if the request lacks a
+/// header that every answer must repeat.
 #[must_use]
-pub fn options(sip: &Sip<'_>, client: SocketAddr, takes_calls: bool) -> Option<Answer> {
-    let mut headers = repeated(sip, client)?;
-    let status_code = if takes_calls {
-        headers.push(Header::Allow(Allow::new("OPTIONS")));
-        headers.push(Header::Accept(Accept::new("application/sdp")));
-        rsip::StatusCode::OK
-    } else {
-        headers.push(Header::RetryAfter(RetryAfter::new(RETRY_AFTER)));
-        // rsip would write the reason as one word.
-        rsip::StatusCode::Other(503, "Service Unavailable".into())
-    };
+pub fn options(sip: &Sip<'_>, client: SocketAddr) -> Option<Answer> {
+    let mut headers = repeated(sip, client, None)?;
+    headers.push(Header::Allow(Allow::new("OPTIONS")));
+    headers.push(Header::Accept(Accept::new("application/sdp")));
+    finish(sip, client, headers, rsip::StatusCode::OK)
+}
+
+/// Refuses a request of `client`: 503, to be tried again after so many seconds. A `to_tag` makes the
+/// ACK of the refusal known again. `None` if the request lacks a header that every answer must
+/// repeat.
+#[must_use]
+pub fn unavailable(
+    sip: &Sip<'_>,
+    client: SocketAddr,
+    retry_after: u16,
+    to_tag: Option<&str>,
+) -> Option<Answer> {
+    let mut headers = repeated(sip, client, to_tag)?;
+    headers.push(Header::RetryAfter(RetryAfter::new(retry_after.to_string())));
+    // rsip would write the reason as one word.
+    let status = rsip::StatusCode::Other(503, "Service Unavailable".into());
+    finish(sip, client, headers, status)
+}
+
+fn finish(
+    sip: &Sip<'_>,
+    client: SocketAddr,
+    mut headers: Vec<Header>,
+    status_code: rsip::StatusCode,
+) -> Option<Answer> {
     headers.push(Header::ContentLength(ContentLength::new("0")));
     let response = rsip::Response {
         status_code,
@@ -53,7 +68,7 @@ pub fn options(sip: &Sip<'_>, client: SocketAddr, takes_calls: bool) -> Option<A
 }
 
 /// The headers that an answer repeats (RFC 3261 section 8.2.6.2).
-fn repeated(sip: &Sip<'_>, client: SocketAddr) -> Option<Vec<Header>> {
+fn repeated(sip: &Sip<'_>, client: SocketAddr, to_tag: Option<&str>) -> Option<Vec<Header>> {
     let mut vias = Vec::new();
     let (mut from, mut to, mut call_id, mut cseq) = (None, None, None, None);
     for header in sip.headers() {
@@ -74,8 +89,11 @@ fn repeated(sip: &Sip<'_>, client: SocketAddr) -> Option<Vec<Header>> {
     }
     if !address::has_tag(to.as_bytes()) {
         // A repeated request gets the same tag (section 8.2.7).
-        let tag = digest([0, 0], call_id.as_bytes()).0;
-        to = format!("{to};tag={tag:016x}");
+        let tag = to_tag.map_or_else(
+            || format!("{:016x}", digest([0, 0], call_id.as_bytes()).0),
+            str::to_owned,
+        );
+        to = format!("{to};tag={tag}");
     }
     let mut headers: Vec<Header> = vias.into_iter().map(|v| Header::Via(Via::new(v))).collect();
     headers.push(Header::From(From::new(from?)));
@@ -155,7 +173,13 @@ mod tests {
             i: x@y\r\nCSEQ: 7\r\n  OPTIONS\r\nMax-Forwards: 70\r\n\r\n"
         );
         let sip = Sip::cut(request.as_bytes()).unwrap();
-        let answer = options(&sip, CLIENT.parse().unwrap(), takes_calls).unwrap();
+        let client = CLIENT.parse().unwrap();
+        let answer = if takes_calls {
+            options(&sip, client)
+        } else {
+            unavailable(&sip, client, 7, Some("own"))
+        };
+        let answer = answer.unwrap();
         (String::from_utf8(answer.bytes).unwrap(), answer.to)
     }
 
@@ -185,7 +209,8 @@ mod tests {
             text.starts_with("SIP/2.0 503 Service Unavailable\r\n"),
             "{text}"
         );
-        assert!(text.contains("\r\nRetry-After: 5\r\n"), "{text}");
+        assert!(text.contains("\r\nRetry-After: 7\r\n"), "{text}");
+        assert!(text.contains(";tag=own\r\n"), "{text}");
     }
 
     #[test]
@@ -224,7 +249,7 @@ mod tests {
     fn what_lacks_a_header_is_not_answered() {
         let sip =
             Sip::cut(b"OPTIONS sip:vip SIP/2.0\r\nTo: <sip:vip>\r\nCall-ID: x\r\n\r\n").unwrap();
-        assert_eq!(options(&sip, CLIENT.parse().unwrap(), true), None);
+        assert_eq!(options(&sip, CLIENT.parse().unwrap()), None);
     }
 
     proptest! {

@@ -35,6 +35,10 @@ pub struct Reading<'a> {
     /// Host (as written, brackets included) and port of the top Route of a request in a dialog, or
     /// of the top Via of a response.
     pub host: Option<(Cow<'a, [u8]>, u16)>,
+    /// The value of the first To; empty if there is none.
+    pub to: Cow<'a, [u8]>,
+    /// The value of the first From; empty if there is none.
+    pub from: Cow<'a, [u8]>,
 }
 
 /// Reads a datagram.
@@ -56,6 +60,8 @@ pub fn read(datagram: &[u8]) -> Result<Reading<'_>, ReadError> {
         role,
         call_id,
         host,
+        to: tops.to.unwrap_or_default(),
+        from: tops.from.unwrap_or_default(),
     })
 }
 
@@ -64,6 +70,7 @@ pub fn read(datagram: &[u8]) -> Result<Reading<'_>, ReadError> {
 struct Tops<'a> {
     call_id: Option<Cow<'a, [u8]>>,
     to: Option<Cow<'a, [u8]>>,
+    from: Option<Cow<'a, [u8]>>,
     via: Option<Cow<'a, [u8]>>,
     route: Option<Cow<'a, [u8]>>,
 }
@@ -75,9 +82,10 @@ impl<'a> Tops<'a> {
             let top = match header.name {
                 Name::CallId => &mut tops.call_id,
                 Name::To => &mut tops.to,
+                Name::From => &mut tops.from,
                 Name::Via => &mut tops.via,
                 Name::Route => &mut tops.route,
-                Name::From | Name::CSeq | Name::Other => continue,
+                Name::CSeq | Name::Other => continue,
             };
             top.get_or_insert(header.value);
         }

@@ -14,6 +14,21 @@ pub struct Message<'a> {
     /// Host (as written, brackets included) and port of the top Route of a request in a dialog, or
     /// of the top Via of a response.
     pub host: Option<(&'a [u8], u16)>,
+    /// What else may matter of a request that starts something.
+    pub start: Option<Starting<'a>>,
+}
+
+/// A request that starts something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Starting<'a> {
+    /// Its method.
+    pub method: &'a [u8],
+    /// Its Request-URI.
+    pub uri: &'a [u8],
+    /// The value of its To.
+    pub to: &'a [u8],
+    /// The value of its From.
+    pub from: &'a [u8],
 }
 
 /// Where a message goes.
@@ -25,11 +40,29 @@ pub struct Placement {
     pub verdict: Verdict,
 }
 
+/// What the tables say of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placed {
+    /// It goes to a backend.
+    To(Placement),
+    /// It starts something while no backend takes new calls, and is to be told so.
+    Refused {
+        /// Seconds after which to try again.
+        retry_after: u16,
+    },
+    /// Nobody may have it, and nobody is told.
+    Dropped(Verdict),
+}
+
 /// The tables, as a worker sees them.
 pub trait Tables: Send + Sync {
     /// Decides by the rule, writes down what the rule wants remembered and counts the message for
-    /// its backend. `None` if no backend may have it.
-    fn place(&self, service: ServiceId, message: &Message<'_>) -> Option<Placement>;
+    /// its backend.
+    fn place(&self, service: ServiceId, message: &Message<'_>) -> Placed;
+
+    /// The To-tag of a refusal of this call: no stranger can make one, and every forwarder of a
+    /// cluster makes the same.
+    fn refusal_tag(&self, call_id: &[u8]) -> String;
 
     /// The VIP that stands for `source` if that is itself a backend (its message spirals through
     /// the VIP).

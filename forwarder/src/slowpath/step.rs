@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 
-use sip_forwarder_ebpf::{abi::ServiceId, rule::Role, verdict::Verdict};
+use sip_forwarder_ebpf::{abi::ServiceId, rule::Role, scan::REFUSAL_TAG, verdict::Verdict};
 
-use super::placement::{Message, Tables};
+use super::placement::{Message, Placed, Starting, Tables};
 use crate::sip::{
     address,
     answer::{self, Answer},
@@ -56,6 +56,9 @@ pub fn step(
         Ok(reading) if is_for_forwarder(&reading, service, tables) => {
             answer_options(&reading, client, service, tables)
         }
+        Ok(reading) if acknowledges_refusal(&reading, tables) => {
+            (Step::Absorb, Verdict::AnsweredRefusalAck)
+        }
         Ok(reading) => forward(&reading, client, service, tables),
         Err(ReadError::NotSip) => (Step::Absorb, Verdict::DroppedNotSip),
         Err(ReadError::NoCallId) => (Step::Absorb, Verdict::DroppedNoCallId),
@@ -75,13 +78,32 @@ fn is_for_forwarder(reading: &Reading<'_>, service: ServiceId, tables: &dyn Tabl
     address::uri_host(uri).is_some_and(|(host, port)| tables.is_own_name(service, &uri[host], port))
 }
 
+/// Is this the ACK of a refusal by this forwarder or another of its cluster?
+fn acknowledges_refusal(reading: &Reading<'_>, tables: &dyn Tables) -> bool {
+    let StartLine::Request { method: b"ACK", .. } = reading.sip.start else {
+        return false;
+    };
+    address::tag(&reading.to).is_some_and(|tag| {
+        tag.starts_with(&REFUSAL_TAG) && tag == tables.refusal_tag(&reading.call_id).as_bytes()
+    })
+}
+
+/// Seconds after which to ask again a forwarder that takes no calls: long enough to matter, short
+/// against the time a gate stays closed.
+const OPTIONS_RETRY_AFTER: u16 = 5;
+
 fn answer_options(
     reading: &Reading<'_>,
     client: SocketAddr,
     service: ServiceId,
     tables: &dyn Tables,
 ) -> (Step, Verdict) {
-    match answer::options(&reading.sip, client, tables.takes_calls(service)) {
+    let answer = if tables.takes_calls(service) {
+        answer::options(&reading.sip, client)
+    } else {
+        answer::unavailable(&reading.sip, client, OPTIONS_RETRY_AFTER, None)
+    };
+    match answer {
         Some(answer) => (Step::Reply(answer), Verdict::AnsweredOptions),
         None => (Step::Absorb, Verdict::DroppedNotSip),
     }
@@ -97,15 +119,43 @@ fn forward(
         role: reading.role,
         call_id: &reading.call_id,
         host: reading.host.as_ref().map(|(host, port)| (&**host, *port)),
+        start: starting(reading),
     };
     match tables.place(service, &message) {
-        Some(placement) => (
+        Placed::To(placement) => (
             Step::Forward {
                 backend: placement.backend,
                 source: tables.spiral_source(client).unwrap_or(client),
             },
             placement.verdict,
         ),
+        Placed::Refused { retry_after } => refuse(reading, client, retry_after, tables),
+        Placed::Dropped(verdict) => (Step::Absorb, verdict),
+    }
+}
+
+fn starting<'a>(reading: &'a Reading<'_>) -> Option<Starting<'a>> {
+    match reading.sip.start {
+        StartLine::Request { method, uri } if reading.role.starts() => Some(Starting {
+            method,
+            uri,
+            to: &reading.to,
+            from: &reading.from,
+        }),
+        _ => None,
+    }
+}
+
+fn refuse(
+    reading: &Reading<'_>,
+    client: SocketAddr,
+    retry_after: u16,
+    tables: &dyn Tables,
+) -> (Step, Verdict) {
+    let tag = tables.refusal_tag(&reading.call_id);
+    match answer::unavailable(&reading.sip, client, retry_after, Some(&tag)) {
+        Some(answer) => (Step::Reply(answer), Verdict::AnsweredRefusal),
+        // Without the headers an answer needs, silence is all there is.
         None => (Step::Absorb, Verdict::DroppedNoBackend),
     }
 }
@@ -127,17 +177,25 @@ mod tests {
     }
 
     impl Tables for Fake {
-        fn place(&self, service: ServiceId, message: &Message<'_>) -> Option<Placement> {
+        fn place(&self, service: ServiceId, message: &Message<'_>) -> Placed {
             assert_eq!(service, SERVICE);
             let verdict = match message.host {
                 Some((b"here", 5070)) => Verdict::ForwardedNamed,
-                _ if message.role == Role::StartsDialog && !self.open => return None,
+                _ if message.role == Role::StartsDialog && !self.open => {
+                    assert_eq!(message.start.map(|s| s.method), Some(&b"INVITE"[..]));
+                    return Placed::Refused { retry_after: 9 };
+                }
                 _ => Verdict::ForwardedHome,
             };
-            Some(Placement {
+            Placed::To(Placement {
                 backend: address(BACKEND),
                 verdict,
             })
+        }
+
+        fn refusal_tag(&self, call_id: &[u8]) -> String {
+            assert_eq!(call_id, b"x");
+            "sfw-503-own".to_owned()
         }
 
         fn spiral_source(&self, source: SocketAddr) -> Option<SocketAddr> {
@@ -203,11 +261,39 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_may_have_is_dropped() {
+    fn a_new_call_that_nobody_takes_is_refused_and_the_ack_absorbed() {
+        let (Step::Reply(answer), Verdict::AnsweredRefusal) =
+            run(request("INVITE sip:b", ""), false)
+        else {
+            panic!("no refusal");
+        };
+        let text = String::from_utf8(answer.bytes).unwrap();
+        assert!(text.starts_with("SIP/2.0 503 "), "{text}");
+        assert!(text.contains("\r\nRetry-After: 9\r\n"), "{text}");
+        assert!(text.contains("To: <sip:b>;tag=sfw-503-own\r\n"), "{text}");
         assert_eq!(
-            run(request("INVITE sip:b", ""), false),
-            (Step::Absorb, Verdict::DroppedNoBackend)
+            run(request("ACK sip:b", ";tag=sfw-503-own"), false),
+            (Step::Absorb, Verdict::AnsweredRefusalAck)
         );
+    }
+
+    #[test]
+    fn what_only_looks_like_the_ack_of_a_refusal_goes_on() {
+        for (start, tag) in [
+            ("ACK sip:b", ";tag=sfw-503-other"),
+            ("BYE sip:b", ";tag=sfw-503-own"),
+            ("ACK sip:b", ""),
+        ] {
+            assert_eq!(
+                run(request(start, tag), false),
+                (to_backend(), Verdict::ForwardedHome),
+                "{start}{tag}"
+            );
+        }
+    }
+
+    #[test]
+    fn messages_of_calls_that_are_up_pass_while_nobody_takes_new_ones() {
         assert_eq!(
             run(request("INVITE sip:b", ";tag=2"), false),
             (to_backend(), Verdict::ForwardedHome)

@@ -196,6 +196,7 @@ fn config() -> Config {
             vip: address,
             mode: Mode::Nat,
             key: Key::CallId,
+            register_key: Key::CallId,
             spread: Spread::default(),
             probe: Probe::default(),
             backends: (1..=BACKENDS).map(backend).collect(),

@@ -1,0 +1,52 @@
+//! Taking over from a daemon whose maps have another layout: new maps stand beside the old ones, and
+//! what is known of calls that are not at home is brought over.
+
+use std::path::Path;
+
+use aya::maps::{HashMap, Map, MapData, MapError};
+use sip_forwarder_ebpf::abi::{
+    Affinity, AffinityKey, HINT_LINES_PER_SERVICE, HINTS_PER_LINE, HintLine,
+};
+use tracing::{info, warn};
+
+use super::{Maps, MapsError, pins::Pins};
+
+/// Copies the affinity entries of every other version's maps, and makes every slot of `services`
+/// services be looked for: which slots the entries are in, their keys do not tell.
+///
+/// What the new map knows already is left as it is: this is done once before the programs are
+/// exchanged, and once after, for what the old one wrote meanwhile. Returns how many were new.
+///
+/// Entries are the same 16 bytes in all versions so far; a map of another shape is left out, and its
+/// calls go home.
+pub fn adopt_calls(maps: &Maps, pins: &Pins, services: u32) -> Result<usize, MapsError> {
+    let mut copied = 0;
+    for folder in pins.other_versions() {
+        match entries(&folder) {
+            Ok(entries) => {
+                let mut new = 0;
+                for (key, entry) in &entries {
+                    new += usize::from(maps.affinity.insert_new(key, entry)?);
+                }
+                info!(from = %folder.display(), entries = new, "took over calls that are not at home from another version's map");
+                copied += new;
+            }
+            Err(error) => {
+                warn!(from = %folder.display(), %error, "cannot take over another version's affinity entries; those calls go to their homes");
+            }
+        }
+    }
+    if copied > 0 {
+        for line in 0..services * HINT_LINES_PER_SERVICE {
+            maps.hints
+                .set(line, HintLine([1; HINTS_PER_LINE as usize]))?;
+        }
+    }
+    Ok(copied)
+}
+
+fn entries(folder: &Path) -> Result<Vec<(AffinityKey, Affinity)>, MapError> {
+    let map: HashMap<MapData, AffinityKey, Affinity> =
+        HashMap::try_from(Map::LruHashMap(MapData::from_pin(folder.join("AFFINITY"))?))?;
+    map.iter().collect()
+}
