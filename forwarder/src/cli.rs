@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::config::WEIGHT_LIMIT;
+
 /// Gives every SIP message to the right proxy, in the kernel's first receive step.
 #[derive(Debug, Parser)]
 #[command(version, about)]
@@ -19,6 +21,31 @@ pub struct ConfigFile {
     /// The configuration file.
     #[arg(long, short, default_value = "/etc/sip-forwarder.toml")]
     pub config: PathBuf,
+}
+
+/// A daemon that runs, and how its answer is wanted.
+#[derive(Clone, Debug, Args)]
+pub struct Daemon {
+    /// One JSON object instead of text.
+    #[arg(long)]
+    pub json: bool,
+    /// The daemon's socket; that of the configuration by default.
+    #[arg(long)]
+    pub socket: Option<PathBuf>,
+    /// The configuration.
+    #[command(flatten)]
+    pub file: ConfigFile,
+}
+
+/// A backend, as the configuration names it.
+#[derive(Clone, Debug, Args)]
+pub struct BackendName {
+    /// The service.
+    #[arg(value_name = "SERVICE")]
+    pub service: String,
+    /// The backend of that service.
+    #[arg(value_name = "BACKEND")]
+    pub backend: String,
 }
 
 /// The verbs.
@@ -43,16 +70,55 @@ pub enum Verb {
         #[command(flatten)]
         file: ConfigFile,
     },
-    /// Show services, backends and counters.
+    /// Show what is wrong, services, backends and counters.
     Status {
-        /// One JSON object instead of text.
-        #[arg(long)]
-        json: bool,
-        /// The daemon's socket; that of the configuration by default.
-        #[arg(long)]
-        socket: Option<PathBuf>,
-        /// The configuration.
+        /// The daemon.
         #[command(flatten)]
-        file: ConfigFile,
+        daemon: Daemon,
+    },
+    /// Give a backend another weight than the configured one.
+    Weight {
+        /// The backend.
+        #[command(flatten)]
+        backend: BackendName,
+        /// Its share of the calls against the other backends' shares.
+        #[arg(value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(WEIGHT_LIMIT)))]
+        weight: u16,
+        /// The daemon.
+        #[command(flatten)]
+        daemon: Daemon,
+    },
+    /// Give a backend no new calls; those that are up stay.
+    Drain {
+        /// The backend.
+        #[command(flatten)]
+        backend: BackendName,
+        /// The daemon.
+        #[command(flatten)]
+        daemon: Daemon,
+    },
+    /// Give a backend new calls again, after `drain` or `disable`.
+    Enable {
+        /// The backend.
+        #[command(flatten)]
+        backend: BackendName,
+        /// The daemon.
+        #[command(flatten)]
+        daemon: Daemon,
+    },
+    /// Give a backend no calls at all.
+    Disable {
+        /// The backend.
+        #[command(flatten)]
+        backend: BackendName,
+        /// The daemon.
+        #[command(flatten)]
+        daemon: Daemon,
+    },
+    /// Have the daemon read its configuration file again.
+    Reload {
+        /// The daemon.
+        #[command(flatten)]
+        daemon: Daemon,
     },
 }

@@ -4,8 +4,9 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use sip_forwarder::{
+    api::Change,
     app,
-    cli::{Cli, Verb},
+    cli::{BackendName, Cli, Daemon, Verb},
 };
 
 /// Usage or environment: the operator has something to mend.
@@ -26,8 +27,21 @@ fn perform(verb: Verb) -> anyhow::Result<()> {
         Verb::Run { file } => app::run(&file.config),
         Verb::Check { file } => app::check(&file.config),
         Verb::Unload { file } => app::unload(&file.config),
-        Verb::Status { json, socket, file } => app::status(json, socket, &file.config),
+        Verb::Status { daemon } => app::status(&daemon),
+        Verb::Weight {
+            backend,
+            weight,
+            daemon,
+        } => change(&backend, Change::Weight(weight), &daemon),
+        Verb::Drain { backend, daemon } => change(&backend, Change::Drain, &daemon),
+        Verb::Enable { backend, daemon } => change(&backend, Change::Enable, &daemon),
+        Verb::Disable { backend, daemon } => change(&backend, Change::Disable, &daemon),
+        Verb::Reload { daemon } => app::reload(&daemon),
     }
+}
+
+fn change(name: &BackendName, change: Change, daemon: &Daemon) -> anyhow::Result<()> {
+    app::change(&name.service, &name.backend, change, daemon)
 }
 
 /// The fault with its causes, each told once: many messages quote their cause already.

@@ -3,13 +3,19 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use http_body_util::{BodyExt as _, Empty};
-use hyper::{Request, body::Bytes};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{Request, StatusCode, body::Bytes, header};
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
-use tokio::net::UnixStream;
+use tokio::{net::UnixStream, time::timeout};
+
+type Fault = Box<dyn std::error::Error + Send + Sync>;
+
+/// How long the daemon may take; it gives up earlier by itself, with a better message.
+const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Why the daemon did not answer.
 #[derive(Debug, Error)]
@@ -30,46 +36,67 @@ pub enum ClientError {
         /// The socket.
         path: PathBuf,
         /// The fault.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: Fault,
     },
-    /// It answered with a fault of its own.
+    /// It will not, or cannot.
     #[error("the sip-forwarder refused: {0}")]
     Refused(String),
 }
 
 /// Asks for `resource` at the socket and returns the body.
 pub async fn get(socket: &Path, resource: &str) -> Result<Bytes, ClientError> {
+    let request = Request::get(resource).body(Full::default());
+    ask(socket, request).await
+}
+
+/// Has `resource` at the socket do something, with `json` as the body, and returns the answer's
+/// body.
+pub async fn post(
+    socket: &Path,
+    resource: &str,
+    json: &serde_json::Value,
+) -> Result<Bytes, ClientError> {
+    let request = Request::post(resource)
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(Full::from(json.to_string()));
+    ask(socket, request).await
+}
+
+async fn ask(
+    socket: &Path,
+    request: hyper::http::Result<Request<Full<Bytes>>>,
+) -> Result<Bytes, ClientError> {
     let stream = UnixStream::connect(socket)
         .await
         .map_err(|source| ClientError::Connect {
             path: socket.to_owned(),
             source,
         })?;
-    let (status, body) = ask(stream, resource)
+    let conversation = async { converse(stream, request?).await };
+    let answer = timeout(PATIENCE, conversation)
         .await
-        .map_err(|source| ClientError::Http {
-            path: socket.to_owned(),
-            source,
-        })?;
+        .unwrap_or_else(|elapsed| Err(elapsed.into()));
+    let (status, body) = answer.map_err(|source| ClientError::Http {
+        path: socket.to_owned(),
+        source,
+    })?;
     if status.is_success() {
         Ok(body)
     } else {
-        Err(ClientError::Refused(
-            String::from_utf8_lossy(&body).into_owned(),
-        ))
+        let line = String::from_utf8_lossy(&body);
+        Err(ClientError::Refused(line.trim_end().to_owned()))
     }
 }
 
-async fn ask(
+async fn converse(
     stream: UnixStream,
-    resource: &str,
-) -> Result<(hyper::StatusCode, Bytes), Box<dyn std::error::Error + Send + Sync>> {
+    mut request: Request<Full<Bytes>>,
+) -> Result<(StatusCode, Bytes), Fault> {
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let request = Request::get(resource)
-        .header("host", "localhost")
-        .body(Empty::<Bytes>::new())?;
+    let host = header::HeaderValue::from_static("localhost");
+    request.headers_mut().insert(header::HOST, host);
     let response = sender.send_request(request).await?;
     let status = response.status();
     Ok((status, response.into_body().collect().await?.to_bytes()))

@@ -2,71 +2,141 @@
 
 use std::{
     fs, io,
+    net::{SocketAddr, TcpListener as StdTcpListener},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
 use thiserror::Error;
-use tokio::net::UnixListener;
+use tokio::{
+    net::{TcpListener, UnixListener},
+    task::JoinHandle,
+};
 
-use super::status::Status;
+use super::{
+    listen,
+    operator::Operator,
+    routes,
+    token::{Token, TokenError},
+};
+use crate::config::Forwarder;
 
-/// Where the API's answers come from.
-pub trait Source: Send + Sync + 'static {
-    /// The whole picture; an error is one line for the operator.
-    fn status(&self) -> Result<Status, String>;
+/// A fault with what the API listens on.
+#[derive(Debug, Error)]
+pub enum ApiError {
+    /// The Unix socket cannot be made.
+    #[error(
+        "cannot open the API socket {path}: {source}; set forwarder.api_socket to a path this user may create"
+    )]
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// The fault.
+        source: io::Error,
+    },
+    /// The TCP address is not to be had.
+    #[error(
+        "cannot listen on {address} for the API: {source}; set forwarder.api_listen to an address of this machine and a free port"
+    )]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The fault.
+        source: io::Error,
+    },
 }
 
-/// A fault with the API's socket.
-#[derive(Debug, Error)]
-#[error(
-    "cannot open the API socket {path}: {source}; set forwarder.api_socket to a path this user may create"
-)]
-pub struct ApiError {
-    /// The socket.
-    path: PathBuf,
-    /// The fault.
-    source: io::Error,
+/// The API on TCP.
+#[derive(Clone, Debug)]
+pub struct TcpApi {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// What a change must present; without it there are no changes over TCP.
+    pub token: Option<Token>,
+}
+
+impl TcpApi {
+    /// As configured; `None` if it is not. Reads the token file.
+    pub fn of(config: &Forwarder) -> Result<Option<Self>, TokenError> {
+        let Some(listen) = config.api_listen else {
+            return Ok(None);
+        };
+        let token = config
+            .api_token_file
+            .as_deref()
+            .map(Token::read)
+            .transpose()?;
+        Ok(Some(Self { listen, token }))
+    }
 }
 
 /// The API, served until dropped.
+#[derive(Debug)]
 pub struct Server {
     path: PathBuf,
-    task: tokio::task::JoinHandle<()>,
+    tcp: Option<SocketAddr>,
+    tasks: Vec<JoinHandle<()>>,
 }
 
 impl Server {
-    /// Opens the socket, mode 0660, and serves. A socket that a dead daemon left is replaced; the
-    /// state folder's lock says that it is dead.
-    pub fn start(path: &Path, source: Arc<dyn Source>) -> Result<Self, ApiError> {
-        let listener = listen(path).map_err(|source| ApiError {
-            path: path.to_owned(),
+    /// Opens the socket, mode 0660, and the TCP address, and serves. A socket that a dead daemon
+    /// left is replaced; the state folder's lock says that it is dead. Needs a tokio runtime.
+    pub fn start(
+        socket: &Path,
+        tcp: Option<TcpApi>,
+        operator: Arc<dyn Operator>,
+    ) -> Result<Self, ApiError> {
+        let mut server = Self {
+            path: socket.to_owned(),
+            tcp: None,
+            tasks: Vec::new(),
+        };
+        if let Some(TcpApi { listen, token }) = tcp {
+            let fault = |source| ApiError::Listen {
+                address: listen,
+                source,
+            };
+            let listener = listen_tcp(listen).map_err(fault)?;
+            server.tcp = Some(listener.local_addr().map_err(fault)?);
+            let router = routes::guarded(Arc::clone(&operator), token);
+            server.serve(listen::serve(listener, router));
+        }
+        let listener = listen_unix(socket).map_err(|source| ApiError::Socket {
+            path: socket.to_owned(),
             source,
         })?;
-        let router = Router::new()
-            .route("/status", get(status))
-            .with_state(source);
-        let task = tokio::spawn(async move {
-            // It only ends when the runtime does.
-            let _ = axum::serve(listener, router).await;
-        });
-        Ok(Self {
-            path: path.to_owned(),
-            task,
-        })
+        server.serve(listen::serve(listener, routes::all(operator)));
+        Ok(server)
+    }
+
+    fn serve(&mut self, serving: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.push(tokio::spawn(serving));
+    }
+
+    /// Where it listens on TCP; with port 0 configured, the port the kernel chose.
+    #[must_use]
+    pub fn tcp_address(&self) -> Option<SocketAddr> {
+        self.tcp
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.task.abort();
+        for task in &self.tasks {
+            task.abort();
+        }
         let _ = fs::remove_file(&self.path);
     }
 }
 
-fn listen(path: &Path) -> io::Result<UnixListener> {
+fn listen_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let listener = StdTcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
+}
+
+fn listen_unix(path: &Path) -> io::Result<UnixListener> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
@@ -77,13 +147,4 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
     let listener = UnixListener::bind(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
     Ok(listener)
-}
-
-async fn status(
-    State(source): State<Arc<dyn Source>>,
-) -> Result<Json<Status>, (StatusCode, String)> {
-    source
-        .status()
-        .map(Json)
-        .map_err(|fault| (StatusCode::INTERNAL_SERVER_ERROR, fault))
 }

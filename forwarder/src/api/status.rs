@@ -1,6 +1,4 @@
-//! What `status` tells, as data and as text. Keys of the JSON form stay once published.
-
-use std::fmt::Write as _;
+//! What `status` tells, as data. Keys of the JSON form stay once published.
 
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +19,10 @@ pub struct Status {
     pub services: Vec<Service>,
     /// The map of calls that are not at their home.
     pub affinity: Affinity,
+    /// The table of starting requests that were just seen.
+    pub recent: Recent,
+    /// Reports of agents; `None` if none are listened for.
+    pub heartbeats: Option<Heartbeats>,
     /// Packets and messages by verdict; only those that occurred.
     pub verdicts: Vec<Verdict>,
 }
@@ -52,21 +54,59 @@ pub struct Service {
     pub vip: String,
     /// What backends see.
     pub mode: String,
+    /// Where a new call goes: "hash" or "round-robin".
+    pub policy: String,
+    /// What shares backends have of new calls: "fixed" or "cpu".
+    pub weights: String,
+    /// Slots of its ring whose home does not follow the configuration yet.
+    pub settling_slots: u32,
+    /// Seconds until the last of these does; `None` if there are none.
+    pub settle_seconds_left: Option<u64>,
+    /// Have so many backends fallen silent at once that rather this forwarder's network is at fault?
+    /// They then go on as if alive.
+    pub suspects_itself: bool,
+    /// Is anybody open to new calls?
+    pub takes_calls: bool,
     /// Its backends.
     pub backends: Vec<Backend>,
 }
 
 /// One backend.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a key of the JSON form"
+)]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Backend {
     /// Its name.
     pub name: String,
     /// Where it listens.
     pub address: String,
-    /// Its weight.
+    /// The weight in effect.
     pub weight: u16,
-    /// "alive".
+    /// The weight in the configuration file.
+    pub configured_weight: u16,
+    /// "alive", "dead", "draining", "disabled", "gated" (its CPU is above alpha) or "full" (it
+    /// answered 503).
     pub state: String,
+    /// Why it is in that state, if there is more to say: "no heartbeat for 300 ms".
+    pub why: Option<String>,
+    /// Does it take new calls?
+    pub open: bool,
+    /// Is the valve on its new calls closed?
+    pub gate_closed: bool,
+    /// Its CPU as its agent reports it, 0 to 1, smoothed.
+    pub cpu: Option<f64>,
+    /// Who says whether it lives: "agent", "options" or "none".
+    pub health: String,
+    /// Milliseconds since it, or its agent, was last heard.
+    pub heard_ms_ago: Option<u64>,
+    /// Affinity entries that name it and are younger than `settle`: calls that must still reach it.
+    pub calls_remembered: usize,
+    /// Seconds since the last message to or from it.
+    pub idle_seconds: Option<u64>,
+    /// Is it draining, and was it idle for `drain_idle`, so that it is safe to stop?
+    pub empty: bool,
     /// Does the fast path know the way to it?
     pub resolved: bool,
     /// Messages to and from it.
@@ -89,6 +129,42 @@ pub struct Affinity {
     pub entries: usize,
     /// Calls it can remember.
     pub capacity: u32,
+    /// Entries added.
+    pub added: u64,
+    /// Entries that had to go before their time, because the map was full.
+    pub evicted: u64,
+}
+
+/// The `recent` table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recent {
+    /// Starting requests it can remember.
+    pub capacity: u32,
+    /// Elements overwritten by another call's within 32 s.
+    pub evicted: u64,
+}
+
+/// Reports of agents, by what became of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heartbeats {
+    /// Where they are listened for.
+    pub listen: String,
+    /// Believed.
+    pub accepted: u64,
+    /// Answered by a challenge, because the agent or the forwarder is new.
+    pub challenged: u64,
+    /// Dropped: no heartbeats.
+    pub malformed: u64,
+    /// Dropped: of another version of the protocol.
+    pub wrong_version: u64,
+    /// Dropped: of a backend that is not configured.
+    pub unknown_backend: u64,
+    /// Dropped: meant for a forwarder of another name.
+    pub wrong_forwarder: u64,
+    /// Dropped: the signature is not right.
+    pub forged: u64,
+    /// Dropped: seen before.
+    pub replayed: u64,
 }
 
 /// How often a verdict occurred.
@@ -104,78 +180,4 @@ pub struct Verdict {
     pub fast: u64,
     /// In the workers.
     pub slow: u64,
-}
-
-impl Status {
-    /// As text for a person.
-    #[must_use]
-    pub fn to_text(&self) -> String {
-        let mut text = String::new();
-        // Writing to a string cannot fail.
-        let _ = self.write_text(&mut text);
-        text
-    }
-
-    fn write_text(&self, out: &mut String) -> std::fmt::Result {
-        let attached: Vec<String> = self
-            .interfaces
-            .iter()
-            .map(|i| format!("{} ({})", i.name, i.mode))
-            .collect();
-        writeln!(
-            out,
-            "sip-forwarder {}, up {} s, XDP on {}",
-            self.version,
-            self.uptime_seconds,
-            attached.join(", ")
-        )?;
-        writeln!(
-            out,
-            "messages: {} by the fast path, {} by the slow path",
-            self.messages.fast, self.messages.slow
-        )?;
-        writeln!(
-            out,
-            "calls not at home: {} of {} entries",
-            self.affinity.entries, self.affinity.capacity
-        )?;
-        for service in &self.services {
-            writeln!(
-                out,
-                "\nservice {} on {} ({})",
-                service.name, service.vip, service.mode
-            )?;
-            writeln!(
-                out,
-                "  {:<16} {:<28} {:>6}  {:<8} {:>12} {:>12}",
-                "backend", "address", "weight", "state", "to", "from"
-            )?;
-            for b in &service.backends {
-                let state = if b.resolved {
-                    b.state.as_str()
-                } else {
-                    "no way"
-                };
-                let (to, from) = (b.messages.to, b.messages.from);
-                writeln!(
-                    out,
-                    "  {:<16} {:<28} {:>6}  {state:<8} {to:>12} {from:>12}",
-                    b.name, b.address, b.weight
-                )?;
-            }
-        }
-        writeln!(
-            out,
-            "\n  {:>3} {:<20} {:<10} {:>12} {:>12}",
-            "no.", "verdict", "outcome", "fast", "slow"
-        )?;
-        for v in &self.verdicts {
-            writeln!(
-                out,
-                "  {:>3} {:<20} {:<10} {:>12} {:>12}",
-                v.number, v.name, v.outcome, v.fast, v.slow
-            )?;
-        }
-        Ok(())
-    }
 }

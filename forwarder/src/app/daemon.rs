@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use super::{picture::Picture, ways::Ways};
 use crate::{
-    api::Server,
+    api::{Server, TcpApi},
     config::Config,
     control::{
         numbering::Numbering,
@@ -83,7 +83,11 @@ async fn serve(config: &Config, object: &[u8], state: State, pins: &Pins) -> any
         Arc::clone(&maps),
         counters,
     );
-    let server = Server::start(&config.forwarder.api_socket, Arc::new(picture))?;
+    let server = Server::start(
+        &config.forwarder.api_socket,
+        TcpApi::of(&config.forwarder)?,
+        Arc::new(picture),
+    )?;
     info!(services = config.services.len(), "forwarding");
     let mut refresh = tokio::time::interval(ASK);
     loop {

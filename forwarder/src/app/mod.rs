@@ -1,20 +1,18 @@
 //! Wiring: one function for each verb.
 
 mod daemon;
+mod operate;
 mod picture;
 mod ways;
 
-use std::{
-    io::Write as _,
-    net::IpAddr,
-    path::{Path, PathBuf},
-};
+use std::{io::Write as _, net::IpAddr, path::Path};
 
 use anyhow::Context as _;
+pub use operate::{change, reload, status};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    api::{self, status::Status},
+    api::TcpApi,
     config::{self, Config},
     dataplane::{environment, nexthop::Resolver, object, pins::Pins},
 };
@@ -33,6 +31,7 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
 /// Checks the configuration and the machine.
 pub fn check(path: &Path) -> anyhow::Result<()> {
     let config = config::load(path)?;
+    TcpApi::of(&config.forwarder)?;
     environment::check(&config)?;
     runtime()?.block_on(check_routes(&config))?;
     object::embedded()?;
@@ -78,22 +77,6 @@ pub fn unload(path: &Path) -> anyhow::Result<()> {
         "nothing was there"
     };
     say(&format!("{}: {what}\n", config.forwarder.bpf_dir.display()))
-}
-
-/// Asks the daemon and prints what it says.
-pub fn status(json: bool, socket: Option<PathBuf>, path: &Path) -> anyhow::Result<()> {
-    let socket = match socket {
-        Some(socket) => socket,
-        None => config::load(path)?.forwarder.api_socket,
-    };
-    let body = runtime()?.block_on(api::get(&socket, "/status"))?;
-    let status: Status =
-        serde_json::from_slice(&body).context("the daemon is of another version; restart it")?;
-    say(&if json {
-        serde_json::to_string(&status)? + "\n"
-    } else {
-        status.to_text()
-    })
 }
 
 /// Prints to stdout; a reader that went away is no fault.
