@@ -17,7 +17,46 @@ pub struct RingMember<'a> {
     pub open: bool,
 }
 
-/// The slots of a service's ring.
+/// Nobody, where a column holds indexes of backends.
+pub const NOBODY: u16 = u16::MAX;
+
+/// The admit column of policy `hash`, as indexes: the backend of `preferred` where it is open, else
+/// that of `fallback`, a ring of the open ones only, which may be empty if nobody is open.
+#[must_use]
+pub fn admit(preferred: &[u16], fallback: &[u16], open: &[bool]) -> Vec<u16> {
+    preferred
+        .iter()
+        .enumerate()
+        .map(|(slot, &index)| {
+            if open[usize::from(index)] {
+                index
+            } else {
+                fallback.get(slot).copied().unwrap_or(NOBODY)
+            }
+        })
+        .collect()
+}
+
+/// The slots of a ring from its columns, whose indexes are indexes into `ids`. A slot settles while
+/// its home is not its target. An empty admit column admits nobody.
+#[must_use]
+pub fn slots(home: &[u16], target: &[u16], admit: &[u16], ids: &[BackendId]) -> Vec<Slot> {
+    let id = |index: u16| {
+        ids.get(usize::from(index))
+            .copied()
+            .unwrap_or(BackendId::NONE)
+    };
+    home.iter()
+        .zip(target)
+        .enumerate()
+        .map(|(slot, (&home, &target))| {
+            let admit = admit.get(slot).copied().unwrap_or(NOBODY);
+            Slot::new(id(home), id(admit), home != target)
+        })
+        .collect()
+}
+
+/// The slots of a service's ring that nothing ever settles in.
 ///
 /// The home column is what weighted Maglev over the configured backends says; the admit column is
 /// the same, but where that backend is not open it is what weighted Maglev over the open ones says.
@@ -25,24 +64,17 @@ pub struct RingMember<'a> {
 #[must_use]
 pub fn build(members: &[RingMember<'_>]) -> Vec<Slot> {
     let target = maglev::table(&weights(members, |_| true), RING_SLOTS);
-    let everybody_open = members.iter().all(|m| m.open);
-    let open = if everybody_open {
+    if target.is_empty() {
+        return vec![Slot::EMPTY; RING_SLOTS as usize];
+    }
+    let open: Vec<bool> = members.iter().map(|m| m.open).collect();
+    let fallback = if open.iter().all(|&open| open) {
         Vec::new()
     } else {
         maglev::table(&weights(members, |m| m.open), RING_SLOTS)
     };
-    let mut slots = vec![Slot::EMPTY; RING_SLOTS as usize];
-    for (index, &holder) in target.iter().enumerate() {
-        let home = &members[usize::from(holder)];
-        let admit = if home.open {
-            home.id
-        } else {
-            open.get(index)
-                .map_or(BackendId::NONE, |&other| members[usize::from(other)].id)
-        };
-        slots[index] = Slot::new(home.id, admit, false);
-    }
-    slots
+    let ids: Vec<BackendId> = members.iter().map(|m| m.id).collect();
+    slots(&target, &target, &admit(&target, &fallback, &open), &ids)
 }
 
 fn weights<'a>(

@@ -1,0 +1,135 @@
+//! The α/β gate of one backend (OSLB thesis, chapter 4): closed above α, open again below β.
+//!
+//! CPU figures of a tenth of a second jump by ten percent, so they are smoothed with a time constant
+//! of one second. Taken literally ("β is the mean CPU of the live backends") a lone backend, or
+//! several equally loaded ones, would be at their own mean and never below it; so a gate opens when
+//! CPU is *at most* β, and half of α is always low enough. A gap of [`HYSTERESIS`] below α keeps a
+//! gate from opening where it has just closed.
+
+use std::time::Duration;
+
+use super::Now;
+use crate::config::{self, Beta};
+
+/// Time constant of the smoothing.
+pub const SMOOTHING: Duration = Duration::from_secs(1);
+
+/// A gate that closed above α opens only below α less this.
+pub const HYSTERESIS: f64 = 0.05;
+
+/// A CPU figure older than this says nothing any more: the gate is open, as if there had been none.
+/// Otherwise a backend that no longer reports CPU would keep a closed gate for ever.
+pub const STALE: Duration = Duration::from_secs(5);
+
+/// What a gate did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Move {
+    /// It closed at this smoothed CPU.
+    Closed(f64),
+    /// It opened at this smoothed CPU; `None`: there is no figure any more.
+    Opened(Option<f64>),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    smoothed: f64,
+    at: Now,
+}
+
+/// The gate of one backend, and its CPU.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    config: config::Gate,
+    cpu: Option<Sample>,
+    closed: bool,
+}
+
+impl Gate {
+    /// An open gate that knows of no CPU.
+    #[must_use]
+    pub const fn new(config: config::Gate) -> Self {
+        Self {
+            config,
+            cpu: None,
+            closed: false,
+        }
+    }
+
+    /// Follows a changed configuration; whether the gate moves is decided at the next figure.
+    pub const fn configure(&mut self, config: config::Gate) {
+        self.config = config;
+    }
+
+    /// The CPU above which this gate closes.
+    #[must_use]
+    pub const fn alpha(&self) -> f64 {
+        self.config.alpha
+    }
+
+    /// Takes note of the backend's CPU, from 0 to 1.
+    pub fn sample(&mut self, now: Now, cpu: f64) {
+        if !cpu.is_finite() {
+            return;
+        }
+        let cpu = cpu.clamp(0.0, 1.0);
+        let smoothed = match self.cpu {
+            None => cpu,
+            Some(last) => {
+                let gap = now.saturating_sub(last.at).as_secs_f64() / SMOOTHING.as_secs_f64();
+                last.smoothed + (cpu - last.smoothed) * (1.0 - (-gap).exp())
+            }
+        };
+        self.cpu = Some(Sample { smoothed, at: now });
+    }
+
+    /// The smoothed CPU, if it is known.
+    #[must_use]
+    pub fn cpu(&self) -> Option<f64> {
+        self.cpu.map(|sample| sample.smoothed)
+    }
+
+    /// Is it closed?
+    #[must_use]
+    pub const fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Opens or closes the gate; `mean` is asked for only where it matters.
+    pub fn decide(&mut self, mean: impl FnOnce() -> f64) -> Option<Move> {
+        let cpu = self.cpu()?;
+        let alpha = self.config.alpha;
+        let never_closes = alpha >= 1.0;
+        if !self.closed {
+            self.closed = cpu > alpha && !never_closes;
+            return self.closed.then_some(Move::Closed(cpu));
+        }
+        let low_enough = || {
+            let beta = match self.config.beta {
+                Beta::Mean => mean(),
+                Beta::Fixed(beta) => beta,
+            };
+            cpu <= beta && cpu < alpha - HYSTERESIS
+        };
+        // Above α = 0.1 this is `cpu ≤ max(β, α/2) and cpu < α − 0.05`; below it, the second half
+        // could never hold and a gate would never open.
+        let opens = never_closes || cpu <= alpha / 2.0 || low_enough();
+        self.closed = !opens;
+        opens.then_some(Move::Opened(Some(cpu)))
+    }
+
+    /// Forgets a figure that is too old.
+    pub fn forget_stale(&mut self, now: Now) -> Option<Move> {
+        let stale = self
+            .cpu
+            .is_some_and(|sample| now.saturating_sub(sample.at) > STALE);
+        if !stale {
+            return None;
+        }
+        self.cpu = None;
+        let was_closed = std::mem::replace(&mut self.closed, false);
+        was_closed.then_some(Move::Opened(None))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,565 @@
+//! The control of one service: everything in this module put together.
+//!
+//! It is fed with what was heard (heartbeats, answers to OPTIONS, ICMP errors), with orders, with
+//! configurations and with the time, and says who lives, who takes new calls, and what the ring
+//! holds. [`ServiceControl::version`] tells when that must be published.
+//!
+//! The caller's round: feed; [`tick`](ServiceControl::tick); send OPTIONS to
+//! [`due_probes`](ServiceControl::due_probes); if the version is another one, publish; sleep until
+//! [`next_deadline`](ServiceControl::next_deadline).
+
+mod backend;
+mod change;
+mod status;
+mod tables;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use sip_forwarder_ebpf::abi::{BackendId, RING_SLOTS, Slot};
+use thiserror::Error;
+
+use super::{
+    Now, gate,
+    homes::{self, Homes, Share},
+    liveness::Liveness,
+    probing::Answer,
+    ring, suspicion, weights,
+};
+pub use super::{
+    liveness::{Death, Timing},
+    overrides::{Admin, Override, OverrideChange},
+};
+use crate::config::{self, Weights};
+use backend::{Backend, Shown, Watch};
+pub use change::{Change, Level};
+pub use status::{Member, Plan, State};
+use tables::Tables;
+
+/// What of a service must outlive the daemon. Nothing known, if empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Saved {
+    /// Orders, by backend.
+    pub overrides: BTreeMap<String, Override>,
+    /// Homes, and slots that are settling.
+    pub homes: homes::Saved,
+}
+
+/// What an agent says of its proxy.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Report {
+    /// CPU from 0 to 1, once the agent knows it.
+    pub cpu: Option<f64>,
+    /// The proxy's state.
+    pub state: ReportedState,
+}
+
+/// A proxy's state as its agent sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReportedState {
+    /// It works.
+    Running,
+    /// It works, but wants no new calls.
+    Draining,
+    /// Its process ended.
+    Stopped,
+    /// Its process is there, but does not answer.
+    Unwell,
+}
+
+/// A service has no backend of that name.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("there is no backend `{0}`")]
+pub struct UnknownBackend(pub String);
+
+/// The control of one service.
+#[derive(Clone, Debug)]
+pub struct ServiceControl {
+    timing: Timing,
+    spread: config::Spread,
+    backends: Vec<Backend>,
+    index: HashMap<String, usize>,
+    /// What was last seen of each backend from outside.
+    shown: Vec<Shown>,
+    homes: Homes,
+    tables: Tables,
+    pace: weights::Pace,
+    suspects_itself: bool,
+    somebody_open: bool,
+    /// The latest moment heard of.
+    now: Now,
+    last_tick: Now,
+    /// The wall clock at the start of the monotonic one.
+    epoch: Duration,
+    version: u64,
+    saved_version: u64,
+    changes: Vec<Change>,
+}
+
+impl ServiceControl {
+    /// The control of a configured service at `now`, which is `unix` since 1970, from what was
+    /// saved. Backends count as alive until they had time to be heard, unless they were dead.
+    #[must_use]
+    pub fn new(
+        now: Now,
+        unix: Duration,
+        service: &config::Service,
+        timing: Timing,
+        saved: &Saved,
+        was_dead: impl Fn(&str) -> bool,
+    ) -> Self {
+        Self::with_slots((now, unix), service, timing, saved, was_dead, RING_SLOTS)
+    }
+
+    /// As [`new`](Self::new); tests take smaller rings.
+    fn with_slots(
+        (now, unix): (Now, Duration),
+        service: &config::Service,
+        timing: Timing,
+        saved: &Saved,
+        was_dead: impl Fn(&str) -> bool,
+        slots: u32,
+    ) -> Self {
+        let backends: Vec<Backend> = service
+            .backends
+            .iter()
+            .map(|b| {
+                let order = saved.overrides.get(&b.name).copied().unwrap_or_default();
+                let death = was_dead(&b.name).then_some(Death::Remembered);
+                Backend::new(now, b, service.probe, order, death)
+            })
+            .collect();
+        let settle = service.spread.settle;
+        let members = shares(&backends);
+        let homes = Homes::restore(&saved.homes, members, settle, (now, unix), slots);
+        let mut control = Self {
+            timing,
+            spread: service.spread.clone(),
+            index: indexes(&backends),
+            shown: backends.iter().map(|b| b.shown(now)).collect(),
+            backends,
+            homes,
+            tables: Tables::new(slots),
+            pace: weights::Pace::default(),
+            suspects_itself: false,
+            somebody_open: true,
+            now,
+            last_tick: now,
+            epoch: unix.saturating_sub(now),
+            version: 1,
+            saved_version: 1,
+            changes: Vec::new(),
+        };
+        control.tell_of_settling();
+        control.notice_open();
+        control
+    }
+
+    /// Follows a changed configuration. Backends that stay, by name and address, keep their state;
+    /// orders stay with the name.
+    pub fn reconfigure(
+        &mut self,
+        now: Now,
+        unix: Duration,
+        service: &config::Service,
+        timing: Timing,
+    ) {
+        self.advance(now, unix);
+        self.excuse_own_stall(now);
+        self.timing = timing;
+        self.spread = service.spread.clone();
+        let mut old: HashMap<String, Backend> = self
+            .backends
+            .drain(..)
+            .map(|backend| (backend.name.clone(), backend))
+            .collect();
+        for wanted in &service.backends {
+            let known = old.remove(&wanted.name);
+            let order = known.as_ref().map_or_else(Override::default, |b| b.order);
+            let mut backend = known
+                .filter(|b| b.address == wanted.address)
+                .unwrap_or_else(|| Backend::new(now, wanted, service.probe, order, None));
+            backend.configure(now, wanted, service.probe);
+            if self.spread.weights == Weights::Fixed {
+                backend.step = weights::FULL;
+            }
+            self.backends.push(backend);
+        }
+        self.index = indexes(&self.backends);
+        self.tables.forget();
+        self.shown = self.backends.iter().map(|b| b.shown(now)).collect();
+        self.retarget(now);
+        // Whatever it was: names, addresses, policy, orders of backends that are gone.
+        self.version += 1;
+        self.saved_version += 1;
+        self.notice_suspicion(true);
+        self.notice_open();
+    }
+
+    /// An agent reported.
+    pub fn report(&mut self, now: Now, backend: &str, report: Report) {
+        let Some(index) = self.find(now, backend) else {
+            return;
+        };
+        let Some(liveness) = self.backends[index].liveness() else {
+            return;
+        };
+        liveness.heartbeat(now, death_of(report.state));
+        let backend = &mut self.backends[index];
+        backend.agent_drains = report.state == ReportedState::Draining;
+        if let Some(cpu) = report.cpu {
+            backend.gate.sample(now, cpu);
+            self.move_gate(index);
+        }
+        if self.suspects_itself {
+            suspicion::heard_again(now, self.backends.iter_mut().filter_map(Backend::liveness));
+            self.notice_all();
+            self.notice_suspicion(true);
+        } else {
+            self.notice(index);
+        }
+    }
+
+    /// What came of asking a backend by OPTIONS.
+    pub fn answer(&mut self, now: Now, backend: &str, answer: Answer) {
+        let Some(index) = self.find(now, backend) else {
+            return;
+        };
+        match &mut self.backends[index].watch {
+            Watch::Agent(liveness) => {
+                if matches!(answer, Answer::Ok | Answer::Full { .. }) {
+                    liveness.answered(now);
+                }
+            }
+            Watch::Options(probing) => probing.answer(now, answer),
+            Watch::Nobody => {}
+        }
+        self.notice(index);
+    }
+
+    /// The network said that nobody listens there: a backend without an agent is asked at once. An
+    /// agent sees its proxy's process end by itself.
+    pub fn unreachable(&mut self, now: Now, backend: &str) {
+        if let Some(index) = self.find(now, backend)
+            && let Watch::Options(probing) = &mut self.backends[index].watch
+        {
+            probing.unreachable(now);
+        }
+    }
+
+    /// The operator ordered something.
+    pub fn set_override(
+        &mut self,
+        now: Now,
+        backend: &str,
+        change: OverrideChange,
+    ) -> Result<(), UnknownBackend> {
+        let index = self
+            .find(now, backend)
+            .ok_or_else(|| UnknownBackend(backend.to_owned()))?;
+        let backend = &mut self.backends[index];
+        let (before, weight_before) = (backend.order, backend.weight());
+        backend.order.apply(change, backend.configured_weight);
+        if backend.order == before {
+            return Ok(());
+        }
+        let (order, weight) = (backend.order, backend.weight());
+        self.changes.push(Change::Ordered {
+            backend: backend.name.clone(),
+            order,
+            weight,
+        });
+        self.saved_version += 1;
+        if weight != weight_before {
+            self.retarget(now);
+        }
+        self.notice(index);
+        Ok(())
+    }
+
+    /// Lets the time pass: silence, grace, full backends, steps of weights, homes. To be called at
+    /// least every interval of heartbeats; if it was not, nobody is blamed for the time missed.
+    pub fn tick(&mut self, now: Now, unix: Duration) {
+        self.advance(now, unix);
+        self.excuse_own_stall(now);
+        self.judge(now);
+        for index in 0..self.backends.len() {
+            let backend = &mut self.backends[index];
+            let gate = backend.gate.forget_stale(now);
+            if let Watch::Options(probing) = &mut backend.watch {
+                probing.forget_full(now);
+            }
+            self.tell_of_gate(index, gate);
+        }
+        if self.spread.weights == Weights::Cpu && self.pace.take(now) {
+            for backend in &mut self.backends {
+                backend.step = weights::step(backend.step, backend.gate.cpu());
+            }
+        }
+        let settled = self.homes.tick(now);
+        if settled > 0 {
+            let left = self.homes.settling();
+            self.changes.push(Change::Settled {
+                slots: settled,
+                left,
+            });
+            self.version += 1;
+            self.saved_version += 1;
+        }
+        self.notice_all();
+    }
+
+    /// When [`tick`](Self::tick) and [`due_probes`](Self::due_probes) want to be called at the
+    /// latest; a moment that has passed means now.
+    #[must_use]
+    pub fn next_deadline(&self, now: Now) -> Option<Now> {
+        let probes = self.backends.iter().filter_map(Backend::probe_due);
+        let full = self.backends.iter().filter_map(|b| match &b.watch {
+            Watch::Options(probing) => probing.full_until(),
+            _ => None,
+        });
+        let agents = self
+            .backends
+            .iter()
+            .any(|b| matches!(b.watch, Watch::Agent(_)));
+        // Twice an interval, so that a timer that is a little late is no stall.
+        let heartbeats = agents.then(|| self.last_tick + self.timing.interval / 2);
+        let weights = (agents && self.spread.weights == Weights::Cpu).then(|| self.pace.next());
+        probes
+            .chain(full)
+            .chain(heartbeats)
+            .chain(weights)
+            .chain(self.homes.next_deadline())
+            .min()
+            .map(|deadline| deadline.max(now))
+    }
+
+    /// Whom to send OPTIONS now; each is named once. Answers are told by [`answer`](Self::answer),
+    /// and so are timeouts.
+    pub fn due_probes(&mut self, now: Now) -> Vec<String> {
+        self.now = self.now.max(now);
+        self.backends
+            .iter_mut()
+            .filter_map(|b| b.take_probe(now).then(|| b.name.clone()))
+            .collect()
+    }
+
+    /// What happened since this was last asked, for the log.
+    pub fn take_changes(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Increases whenever the columns, or anything in the plan but CPU figures and ages, change.
+    #[must_use]
+    pub const fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Who lives and who takes new calls, with all that status shows.
+    #[must_use]
+    pub fn plan(&self) -> Plan {
+        let members = self.backends.iter().map(|backend| {
+            let full = f64::from(weights::FULL);
+            let admit_weight = f64::from(backend.weight()) * f64::from(backend.step) / full;
+            backend.member(self.now, admit_weight)
+        });
+        Plan {
+            members: members.collect(),
+            suspects_itself: self.suspects_itself,
+            settling: self.homes.settling(),
+            next_settled: self.homes.next_deadline(),
+        }
+    }
+
+    /// The ring: home, admit and settling of every slot. Where nobody is open, admit is nobody. With
+    /// policy `round-robin` the admit column is a row of turns, and not about its slot.
+    pub fn columns(&mut self, number: impl Fn(&str) -> BackendId) -> Vec<Slot> {
+        let ids: Vec<BackendId> = self.backends.iter().map(|b| number(&b.name)).collect();
+        let open: Vec<bool> = self.shown.iter().map(|shown| shown.open).collect();
+        let steps: Vec<u16> = self.backends.iter().map(|b| b.step).collect();
+        let admit = self
+            .tables
+            .admit(self.spread.policy, &self.homes, &steps, &open);
+        ring::slots(self.homes.home(), self.homes.target(), &admit, &ids)
+    }
+
+    /// What must outlive the daemon; `unix` is the time since 1970 now.
+    #[must_use]
+    pub fn saved(&self, unix: Duration) -> Saved {
+        // A wall clock that was set since the last tick is not believed.
+        let latest = self.now + Duration::from_secs(1);
+        let now = unix.saturating_sub(self.epoch).clamp(self.now, latest);
+        let orders = self.backends.iter().filter(|b| !b.order.is_empty());
+        Saved {
+            overrides: orders.map(|b| (b.name.clone(), b.order)).collect(),
+            homes: self.homes.saved(now, unix),
+        }
+    }
+
+    /// Increases whenever [`saved`](Self::saved) would change.
+    #[must_use]
+    pub const fn saved_version(&self) -> u64 {
+        self.saved_version
+    }
+
+    fn find(&mut self, now: Now, backend: &str) -> Option<usize> {
+        self.now = self.now.max(now);
+        self.index.get(backend).copied()
+    }
+
+    fn advance(&mut self, now: Now, unix: Duration) {
+        self.now = self.now.max(now);
+        self.epoch = unix.saturating_sub(now);
+    }
+
+    /// Heartbeats that came while we did not look are not missing.
+    fn excuse_own_stall(&mut self, now: Now) {
+        let gap = now.saturating_sub(self.last_tick);
+        self.last_tick = self.last_tick.max(now);
+        let excess = gap.saturating_sub(self.timing.interval);
+        if !excess.is_zero() {
+            let watched = self.backends.iter_mut().filter_map(Backend::liveness);
+            suspicion::excuse(now, excess, watched);
+        }
+    }
+
+    fn judge(&mut self, now: Now) {
+        let mut watched: Vec<&mut Liveness> = self
+            .backends
+            .iter_mut()
+            .filter_map(Backend::liveness)
+            .collect();
+        suspicion::judge(now, self.timing, &mut watched);
+        self.notice_suspicion(false);
+    }
+
+    fn retarget(&mut self, now: Now) {
+        let before = self.homes.settling();
+        let members = shares(&self.backends);
+        if self.homes.retarget(members, self.spread.settle, now) {
+            self.version += 1;
+            self.saved_version += 1;
+            if self.homes.settling() != before {
+                self.tell_of_settling();
+            }
+        }
+    }
+
+    fn tell_of_settling(&mut self) {
+        let slots = self.homes.settling();
+        if slots > 0 {
+            let time = self.spread.settle;
+            self.changes.push(Change::Settling { slots, time });
+        }
+    }
+
+    /// Opens or closes a gate after a new CPU figure.
+    fn move_gate(&mut self, index: usize) {
+        let backends = &self.backends;
+        let mean = || {
+            let live = backends.iter().filter(|b| b.is_alive());
+            let cpus: Vec<f64> = live.filter_map(|b| b.gate.cpu()).collect();
+            cpus.iter().sum::<f64>() / cpus.len().max(1) as f64
+        };
+        let mut gate = backends[index].gate.clone();
+        let moved = gate.decide(mean);
+        self.backends[index].gate = gate;
+        self.tell_of_gate(index, moved);
+    }
+
+    fn tell_of_gate(&mut self, index: usize, moved: Option<gate::Move>) {
+        let backend = self.backends[index].name.clone();
+        let alpha = self.backends[index].gate.alpha();
+        self.changes.extend(moved.map(|moved| match moved {
+            gate::Move::Closed(cpu) => Change::GateClosed {
+                backend,
+                cpu,
+                alpha,
+            },
+            gate::Move::Opened(cpu) => Change::GateOpened { backend, cpu },
+        }));
+    }
+
+    fn notice_all(&mut self) {
+        for index in 0..self.backends.len() {
+            self.notice(index);
+        }
+    }
+
+    /// Compares what is seen of a backend with what was, and tells the difference.
+    fn notice(&mut self, index: usize) {
+        let shown = self.backends[index].shown(self.now);
+        let before = std::mem::replace(&mut self.shown[index], shown);
+        if before == shown {
+            return;
+        }
+        self.version += 1;
+        let backend = &self.backends[index];
+        self.changes
+            .extend(shown.changes_since(&before, backend, self.now));
+        if before.open != shown.open {
+            self.notice_open();
+        }
+    }
+
+    fn notice_open(&mut self) {
+        let open = self.shown.iter().any(|shown| shown.open);
+        if std::mem::replace(&mut self.somebody_open, open) != open {
+            self.changes.push(if open {
+                Change::SomebodyOpen
+            } else {
+                Change::NobodyOpen
+            });
+        }
+    }
+
+    /// Tells when the forwarder begins or ceases to suspect itself; `heard`: because of a heartbeat.
+    fn notice_suspicion(&mut self, heard: bool) {
+        let suspected = self.backends.iter().filter(|b| b.is_suspected()).count();
+        let suspects = suspected > 0;
+        if std::mem::replace(&mut self.suspects_itself, suspects) == suspects {
+            return;
+        }
+        self.version += 1;
+        self.changes.push(if suspects {
+            Change::SuspectsItself {
+                backends: suspected,
+            }
+        } else {
+            Change::TrustsItself { heard }
+        });
+    }
+}
+
+const fn death_of(state: ReportedState) -> Option<Death> {
+    match state {
+        ReportedState::Running | ReportedState::Draining => None,
+        ReportedState::Stopped => Some(Death::Stopped),
+        ReportedState::Unwell => Some(Death::Unwell),
+    }
+}
+
+fn shares(backends: &[Backend]) -> Vec<Share> {
+    backends
+        .iter()
+        .map(|b| Share {
+            name: b.name.clone(),
+            weight: b.weight(),
+        })
+        .collect()
+}
+
+fn indexes(backends: &[Backend]) -> HashMap<String, usize> {
+    backends
+        .iter()
+        .enumerate()
+        .map(|(index, b)| (b.name.clone(), index))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;
