@@ -77,7 +77,7 @@ impl<'a> Tops<'a> {
                 Name::To => &mut tops.to,
                 Name::Via => &mut tops.via,
                 Name::Route => &mut tops.route,
-                Name::From | Name::CSeq | Name::Other => continue,
+                Name::From | Name::CSeq | Name::RetryAfter | Name::Other => continue,
             };
             top.get_or_insert(header.value);
         }
