@@ -8,6 +8,8 @@ mod report;
 mod routes;
 mod server;
 pub mod status;
+#[cfg(test)]
+mod tests;
 mod token;
 
 pub use client::{ClientError, get, post};

@@ -80,7 +80,7 @@ fn repeated(sip: &Sip<'_>, client: SocketAddr, to_tag: Option<&str>) -> Option<V
             Name::To => drop(to.get_or_insert_with(text)),
             Name::CallId => drop(call_id.get_or_insert_with(text)),
             Name::CSeq => drop(cseq.get_or_insert_with(text)),
-            Name::Route | Name::Other => {}
+            Name::Route | Name::RetryAfter | Name::Other => {}
         }
     }
     let (mut to, call_id) = (to?, call_id?);

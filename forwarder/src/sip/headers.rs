@@ -13,7 +13,10 @@ pub enum StartLine<'a> {
         uri: &'a [u8],
     },
     /// A response.
-    Response,
+    Response {
+        /// Its status code; `None` if it has none of 100 to 699.
+        code: Option<u16>,
+    },
 }
 
 /// A message cut into its start line and the bytes behind it.
@@ -71,7 +74,9 @@ fn start_line(line: &[u8]) -> Option<StartLine<'_>> {
     let space = line.iter().position(|&b| is_blank(b))?;
     let (method, rest) = (&line[..space], trim(&line[space..]));
     if method.eq_ignore_ascii_case(VERSION) {
-        return Some(StartLine::Response);
+        return Some(StartLine::Response {
+            code: status_code(rest),
+        });
     }
     let uri_end = rest.iter().position(|&b| b <= b' ').unwrap_or(rest.len());
     let is_sip = METHODS.contains(&method)
@@ -80,6 +85,13 @@ fn start_line(line: &[u8]) -> Option<StartLine<'_>> {
         method,
         uri: &rest[..uri_end],
     })
+}
+
+/// The status code that `text` begins with (RFC 3261 section 7.2).
+fn status_code(text: &[u8]) -> Option<u16> {
+    let end = text.iter().position(|&b| is_blank(b)).unwrap_or(text.len());
+    let code = std::str::from_utf8(&text[..end]).ok()?.parse().ok()?;
+    (end == 3 && (100..700).contains(&code)).then_some(code)
 }
 
 /// Is this a token (RFC 3261 section 25.1)?
@@ -149,6 +161,8 @@ pub enum Name {
     Route,
     /// `CSeq`.
     CSeq,
+    /// `Retry-After`.
+    RetryAfter,
     /// Any other.
     Other,
 }
@@ -167,6 +181,7 @@ impl Name {
             4 if is(b"CSeq") => Self::CSeq,
             5 if is(b"Route") => Self::Route,
             7 if is(b"Call-ID") => Self::CallId,
+            11 if is(b"Retry-After") => Self::RetryAfter,
             _ => Self::Other,
         }
     }
@@ -270,8 +285,18 @@ mod tests {
     #[test]
     fn start_lines_are_told() {
         let start = |bytes| Sip::cut(bytes).map(|sip| sip.start);
-        assert_eq!(start(b"SIP/2.0 200 OK\r\n"), Some(StartLine::Response));
-        assert_eq!(start(b"sip/2.0 200 OK"), Some(StartLine::Response));
+        let response = |code| Some(StartLine::Response { code });
+        assert_eq!(start(b"SIP/2.0 200 OK\r\n"), response(Some(200)));
+        assert_eq!(start(b"sip/2.0 699"), response(Some(699)));
+        for odd in [
+            &b"SIP/2.0 "[..],
+            b"SIP/2.0 2000 OK",
+            b"SIP/2.0 +20 OK",
+            b"SIP/2.0 700 No",
+            b"SIP/2.0 20\xff",
+        ] {
+            assert_eq!(start(odd), response(None), "{odd:?}");
+        }
         let request = |method, uri| Some(StartLine::Request { method, uri });
         assert_eq!(start(b"FOO  sip:a  SIP/2.0\n"), request(b"FOO", b"sip:a"));
         assert_eq!(start(b"INVITE sip:a\r\n"), request(b"INVITE", b"sip:a"));
