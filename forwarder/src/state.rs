@@ -1,6 +1,7 @@
 //! The state file: what must survive a restart and a reboot for calls to find their backends again.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Write as _},
     os::{fd::AsRawFd as _, unix::fs::OpenOptionsExt as _},
@@ -10,7 +11,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::control::numbering::Numbering;
+use crate::control::{numbering::Numbering, service::Saved};
 
 /// A fault with the state folder.
 #[derive(Debug, Error)]
@@ -52,6 +53,21 @@ pub struct State {
     pub hash_key: [u64; 2],
     /// Numbers of services and backends.
     pub numbering: Numbering,
+    /// Homes, settle deadlines and orders of each service.
+    #[serde(default)]
+    pub services: BTreeMap<String, Saved>,
+}
+
+impl State {
+    /// Of a forwarder that was never here before.
+    #[must_use]
+    pub fn new(hash_key: [u64; 2]) -> Self {
+        Self {
+            hash_key,
+            numbering: Numbering::default(),
+            services: BTreeMap::new(),
+        }
+    }
 }
 
 /// The state folder, locked: one daemon at a time.
@@ -157,10 +173,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let dir = StateDir::lock(folder.path()).unwrap();
         assert_eq!(dir.read().unwrap(), None);
-        let state = State {
-            hash_key: new_hash_key().unwrap(),
-            numbering: Numbering::default(),
-        };
+        let state = State::new(new_hash_key().unwrap());
         dir.write(&state).unwrap();
         assert_eq!(dir.read().unwrap(), Some(state));
         let mode = fs::metadata(folder.path().join("state.json"))

@@ -1,44 +1,53 @@
 //! The daemon's life: config → tables → workers → attach → serve → stop.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use aya::Ebpf;
-use sip_forwarder_ebpf::abi::ServiceId;
-use tokio::signal::unix::{SignalKind, signal};
-use tracing::{info, warn};
+use sip_forwarder_ebpf::abi::{BackendFlags, ServiceId};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+};
+use tracing::{error, info, warn};
 
-use super::{picture::Picture, ways::Ways};
+use super::{
+    conductor::Conductor,
+    desk::{Desk, Wish},
+    health::Ears,
+    picture::Picture,
+    reload,
+    ways::Ways,
+};
 use crate::{
-    api::{Server, TcpApi},
-    config::Config,
-    control::{
-        numbering::Numbering,
-        ring::{self, RingMember},
-    },
+    api::{Refusal, Server, TcpApi},
+    config::{self, Config},
+    control::numbering::Numbering,
     dataplane::{
-        KernelTables, Maps,
+        KernelTables, Manners, Maps, MapsError,
         attach::{self, Attachment},
         counters::Counters,
-        environment, maps_load,
+        environment, maps_load, migrate,
         nexthop::Resolver,
         pins::Pins,
         program_log, publish,
     },
-    slowpath::worker::Workers,
+    heartbeat,
+    probe::Probed,
+    slowpath::worker::{WorkerError, Workers},
     state::{self, State, StateDir},
 };
 
 /// How often backends whose next hop does not answer are asked for.
 const ASK: Duration = Duration::from_secs(1);
 
-/// Forwards until SIGTERM or SIGINT.
-pub(super) async fn run(config: Config, object: &[u8]) -> anyhow::Result<()> {
+/// Forwards until SIGTERM or SIGINT. `path` is where `config` came from.
+pub(super) async fn run(path: &Path, config: Config, object: &[u8]) -> anyhow::Result<()> {
     let state_dir = StateDir::lock(&config.forwarder.state_dir)?;
     let pins = Pins::at(&config.forwarder.bpf_dir);
     let state = prepare_state(&config, &state_dir, &pins)?;
     let adopted = pins.exist();
-    let result = serve(&config, object, state, &pins).await;
+    let result = serve(path, config, object, (state_dir, state), &pins).await;
     if result.is_err() && !adopted {
         // Nothing of a start that failed may be left behind.
         pins.remove()?;
@@ -46,25 +55,22 @@ pub(super) async fn run(config: Config, object: &[u8]) -> anyhow::Result<()> {
     result
 }
 
-async fn serve(config: &Config, object: &[u8], state: State, pins: &Pins) -> anyhow::Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    let (resolver, mut changes) = Resolver::open()?;
-    let mut ways = Ways::find(config, &state.numbering, &resolver).await?;
+async fn serve(
+    path: &Path,
+    config: Config,
+    object: &[u8],
+    state: (StateDir, State),
+    pins: &Pins,
+) -> anyhow::Result<()> {
+    let signals = Signals::take()?;
+    let (resolver, changes) = Resolver::open()?;
+    let ways = Ways::find(&config, &state.1.numbering, &resolver).await?;
 
     pins.create()?;
     let mut ebpf = maps_load(object, &config.limits, Some(pins))?;
     let maps = Arc::new(Maps::take(&mut ebpf)?);
-    publish::backends(&maps, config, &state.numbering)?;
-    ways.publish(&maps)?;
-    publish::services(
-        &maps,
-        config,
-        &state.numbering,
-        state.hash_key,
-        &mut |service| open_ring(service, &state.numbering),
-    )?;
+    let conductor = publish_all(&maps, &config, &state.1, &ways)?;
+    migrate::adopt_calls(&maps, pins, config.limits.services)?;
 
     let counters = Arc::new(Counters::new(config.limits.backends));
     let tables = Arc::new(KernelTables::new(
@@ -72,41 +78,281 @@ async fn serve(config: &Config, object: &[u8], state: State, pins: &Pins) -> any
         Arc::clone(&counters),
         config.limits.services,
     )?);
-    let workers = Workers::start(&vips(config, &state), worker_count(config), tables)?;
+    tables.set_manners(manners(&config, &state.1.numbering));
+    let workers = start_workers(&config, &state.1.numbering, &tables)?;
     program_log::follow(&mut ebpf);
-    let attachments = attach_all(&mut ebpf, config, &maps, pins)?;
+    let attachments = attach_all(&mut ebpf, &config, &maps, pins)?;
+    // What the old program wrote until it was replaced.
+    migrate::adopt_calls(&maps, pins, config.limits.services)?;
+    pins.remove_other_versions()?;
 
-    let picture = Picture::new(
-        config.clone(),
-        state.numbering.clone(),
-        attachments,
-        Arc::clone(&maps),
-        counters,
-    );
-    let server = Server::start(
-        &config.forwarder.api_socket,
-        TcpApi::of(&config.forwarder)?,
-        Arc::new(picture),
-    )?;
+    let (ears, heard) = Ears::open(&config)?;
+    let (desk, wishes) = Desk::open(Arc::clone(&maps));
+    let api = TcpApi::of(&config.forwarder)?;
+    let server = Server::start(&config.forwarder.api_socket, api, Arc::new(desk))?;
+    let picture = Picture::new(attachments, Arc::clone(&maps), Arc::clone(&counters));
     info!(services = config.services.len(), "forwarding");
-    let mut refresh = tokio::time::interval(ASK);
-    loop {
-        tokio::select! {
-            _ = interrupt.recv() => break,
-            _ = terminate.recv() => break,
-            _ = hangup.recv() => warn!("SIGHUP does nothing; restart to read the configuration anew (no message is lost)"),
-            Some(()) = changes.recv() => {
-                if let Err(error) = ways.follow(&resolver, &maps).await {
-                    warn!(%error, "cannot follow a change of routes or neighbours; the next one is another chance");
-                }
+    let daemon = Daemon {
+        config_file: path.to_owned(),
+        config,
+        state_dir: state.0,
+        state: state.1,
+        saved: None,
+        maps,
+        tables,
+        conductor,
+        ways,
+        resolver,
+        ears,
+        picture,
+        workers: Some(workers),
+    };
+    let daemon = daemon.serve(signals, changes, heard, wishes).await;
+    drop(server);
+    daemon.stop();
+    Ok(())
+}
+
+/// Publishes everything as it was when the daemon ended last, and takes control of it.
+fn publish_all(
+    maps: &Arc<Maps>,
+    config: &Config,
+    state: &State,
+    ways: &Ways,
+) -> anyhow::Result<Conductor> {
+    let dead = known_dead(maps, config, &state.numbering)?;
+    publish::backends(maps, config, &state.numbering)?;
+    ways.publish(maps)?;
+    let mut conductor = Conductor::new(
+        Arc::clone(maps),
+        config,
+        &state.numbering,
+        &state.services,
+        |service, backend| dead.contains(&(service.name.clone(), backend.to_owned())),
+    );
+    publish::services(
+        maps,
+        config,
+        &state.numbering,
+        state.hash_key,
+        &mut |service| conductor.columns(service),
+    )?;
+    conductor.publish_living()?;
+    Ok(conductor)
+}
+
+/// Service and name of the backends that adopted maps say are dead.
+fn known_dead(
+    maps: &Maps,
+    config: &Config,
+    numbering: &Numbering,
+) -> Result<Vec<(String, String)>, MapsError> {
+    let mut dead = Vec::new();
+    for service in &config.services {
+        for backend in &service.backends {
+            let number = numbering.backend(&service.name, &backend.name, backend.address);
+            let Some(number) = number else { continue };
+            let entry = maps.backends.get(u32::from(number.index))?;
+            let same =
+                entry.endpoint == backend.address.into() && entry.incarnation == number.incarnation;
+            if same && !entry.flags.has(BackendFlags::ALIVE) {
+                dead.push((service.name.clone(), backend.name.clone()));
             }
-            _ = refresh.tick() => ways.ask(&resolver).await,
         }
     }
-    drop(server);
-    workers.stop();
-    info!("stopped; the fast path goes on without the daemon, `sip-forwarder unload` takes it off");
-    Ok(())
+    Ok(dead)
+}
+
+/// Signals the daemon heeds.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn take() -> anyhow::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+/// What reaches the daemon of its backends' health.
+pub(super) struct Heard {
+    /// Reports of agents, some at a time.
+    pub(super) reports: mpsc::Receiver<Vec<heartbeat::Report>>,
+    /// What became of OPTIONS.
+    pub(super) answers: mpsc::Receiver<Probed>,
+}
+
+/// Everything that runs.
+pub(super) struct Daemon {
+    pub(super) config_file: std::path::PathBuf,
+    pub(super) config: Config,
+    pub(super) state_dir: StateDir,
+    pub(super) state: State,
+    /// Version of control's state that the state file holds.
+    saved: Option<u64>,
+    pub(super) maps: Arc<Maps>,
+    pub(super) tables: Arc<KernelTables>,
+    pub(super) conductor: Conductor,
+    pub(super) ways: Ways,
+    pub(super) resolver: Resolver,
+    pub(super) ears: Ears,
+    picture: Picture,
+    pub(super) workers: Option<Workers>,
+}
+
+impl Daemon {
+    /// The loop. Every turn ends with control's decisions carried out, so whatever a turn was about,
+    /// nothing waits longer than one.
+    async fn serve(
+        mut self,
+        mut signals: Signals,
+        mut changes: mpsc::Receiver<()>,
+        mut heard: Heard,
+        mut wishes: mpsc::Receiver<Wish>,
+    ) -> Self {
+        let mut refresh = tokio::time::interval(ASK);
+        loop {
+            self.follow_control();
+            let deadline = self
+                .conductor
+                .next_deadline()
+                .map_or_else(|| tokio::time::Instant::now() + ASK, Into::into);
+            tokio::select! {
+                // What was heard comes before judging who is silent.
+                biased;
+                Some(reports) = heard.reports.recv() => self.hear(reports),
+                Some(probed) = heard.answers.recv() => {
+                    self.conductor.answer(&probed.service, &probed.backend, probed.answer.into());
+                }
+                _ = signals.interrupt.recv() => break,
+                _ = signals.terminate.recv() => break,
+                _ = signals.hangup.recv() => self.reload_by_signal().await,
+                Some(wish) = wishes.recv() => self.grant(wish).await,
+                Some(()) = changes.recv() => {
+                    if let Err(error) = self.ways.follow(&self.resolver, &self.maps).await {
+                        warn!(%error, "cannot follow a change of routes or neighbours; the next one is another chance");
+                    }
+                }
+                _ = refresh.tick() => {
+                    self.picture.sample(&self.config, &self.state.numbering);
+                    self.ways.ask(&self.resolver).await;
+                }
+                () = tokio::time::sleep_until(deadline) => {}
+            }
+        }
+        self
+    }
+
+    /// Carries out what control decided, asks whom it wants asked, and writes down what must last.
+    pub(super) fn follow_control(&mut self) {
+        self.conductor.carry_out();
+        for due in self.conductor.due_probes() {
+            self.ears.ask(&self.config, &due);
+        }
+        if let Err(fault) = self.save() {
+            error!(%fault, "what was ordered holds until the daemon ends, and is forgotten then");
+        }
+    }
+
+    /// Writes the state file if it is not up to date.
+    fn save(&mut self) -> Result<(), state::StateError> {
+        let version = self.conductor.saved_version();
+        if self.saved == Some(version) {
+            return Ok(());
+        }
+        // Also if it fails: not to fail again at every turn.
+        self.saved = Some(version);
+        self.state.services = self.conductor.saved();
+        self.state_dir.write(&self.state)
+    }
+
+    /// Takes over all reports that wait: none may be judged silent whose report is here.
+    fn hear(&mut self, reports: Vec<heartbeat::Report>) {
+        for report in reports {
+            let (service, backend) = (Arc::clone(&report.service), Arc::clone(&report.backend));
+            self.conductor.report(&service, &backend, report.into());
+        }
+    }
+
+    async fn grant(&mut self, wish: Wish) {
+        match wish {
+            Wish::Status { calls, reply } => {
+                let known = self.ears.counts();
+                let status = self
+                    .picture
+                    .draw(
+                        &self.config,
+                        &self.state.numbering,
+                        &self.conductor,
+                        &calls,
+                        known,
+                    )
+                    .map_err(|error| Refusal::Failed(error.to_string()));
+                // Whoever asked may have gone.
+                let _ = reply.send(status);
+            }
+            Wish::Change {
+                service,
+                backend,
+                change,
+                reply,
+            } => {
+                let mut changed = self.conductor.change(&service, &backend, change);
+                if changed.is_ok()
+                    && let Err(fault) = self.save()
+                {
+                    changed = Err(Refusal::Failed(format!(
+                        "it is so until the daemon ends, but will be forgotten then: {fault}"
+                    )));
+                }
+                let _ = reply.send(changed);
+            }
+            Wish::Reload { reply } => {
+                let reloaded = reload::reload(self).await;
+                if let Err(refusal) = &reloaded {
+                    warn!(%refusal, "not reloaded, nothing changed");
+                }
+                let _ = reply.send(reloaded);
+            }
+        }
+    }
+
+    async fn reload_by_signal(&mut self) {
+        match reload::reload(self).await {
+            Ok(reloaded) => info!("{reloaded}"),
+            Err(refusal) => warn!(%refusal, "not reloaded, nothing changed"),
+        }
+    }
+
+    /// Ends what runs. The fast path goes on.
+    fn stop(self) {
+        if let Some(workers) = self.workers {
+            workers.stop();
+        }
+        info!(
+            "stopped; the fast path goes on without the daemon, `sip-forwarder unload` takes it off"
+        );
+    }
+}
+
+/// Workers on all VIPs.
+pub(super) fn start_workers(
+    config: &Config,
+    numbering: &Numbering,
+    tables: &Arc<KernelTables>,
+) -> Result<Workers, WorkerError> {
+    let vips: Vec<_> = config
+        .services
+        .iter()
+        .filter_map(|s| Some((ServiceId(numbering.service(&s.name)?), s.vip)))
+        .collect();
+    Workers::start(&vips, worker_count(config), Arc::clone(tables) as _)
 }
 
 /// As many workers as configured, or one for each core.
@@ -115,6 +361,26 @@ fn worker_count(config: &Config) -> usize {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         count => count,
     }
+}
+
+/// How the services behave when nobody takes new calls.
+pub(super) fn manners(config: &Config, numbering: &Numbering) -> HashMap<ServiceId, Manners> {
+    let of = |service: &config::Service| Manners {
+        overload: service.spread.overload,
+        retry_after: service.spread.retry_after,
+        emergency: service.spread.emergency.clone(),
+        backends: service
+            .backends
+            .iter()
+            .filter_map(|b| numbering.backend(&service.name, &b.name, b.address))
+            .map(crate::control::numbering::Number::id)
+            .collect(),
+    };
+    config
+        .services
+        .iter()
+        .filter_map(|s| Some((ServiceId(numbering.service(&s.name)?), of(s))))
+        .collect()
 }
 
 /// The state, with numbers for all that is configured, written back.
@@ -129,42 +395,11 @@ fn prepare_state(config: &Config, state_dir: &StateDir, pins: &Pins) -> anyhow::
             config.forwarder.bpf_dir.display(),
             config.forwarder.state_dir.display()
         );
-        State {
-            hash_key: state::new_hash_key()?,
-            numbering: Numbering::default(),
-        }
+        State::new(state::new_hash_key()?)
     };
     state.numbering.assign(config);
     state_dir.write(&state)?;
     Ok(state)
-}
-
-/// The slots of a service's ring with every backend open.
-fn open_ring(
-    service: &crate::config::Service,
-    numbering: &Numbering,
-) -> Vec<sip_forwarder_ebpf::abi::Slot> {
-    let members: Vec<RingMember<'_>> = service
-        .backends
-        .iter()
-        .filter_map(|b| {
-            Some(RingMember {
-                id: numbering.backend(&service.name, &b.name, b.address)?.id(),
-                name: &b.name,
-                weight: b.weight,
-                open: true,
-            })
-        })
-        .collect();
-    ring::build(&members)
-}
-
-fn vips(config: &Config, state: &State) -> Vec<(ServiceId, std::net::SocketAddr)> {
-    config
-        .services
-        .iter()
-        .filter_map(|s| Some((ServiceId(state.numbering.service(&s.name)?), s.vip)))
-        .collect()
 }
 
 /// Puts the program on every configured interface, and takes it off those that are so no longer.

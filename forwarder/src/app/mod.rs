@@ -1,8 +1,12 @@
 //! Wiring: one function for each verb.
 
+mod conductor;
 mod daemon;
+mod desk;
+mod health;
 mod operate;
 mod picture;
+mod reload;
 mod ways;
 
 use std::{io::Write as _, net::IpAddr, path::Path};
@@ -25,7 +29,7 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
     environment::check(&config)?;
     let runtime = runtime()?;
     runtime.block_on(check_routes(&config))?;
-    runtime.block_on(daemon::run(config, object))
+    runtime.block_on(daemon::run(path, config, object))
 }
 
 /// Checks the configuration and the machine.

@@ -1,154 +1,121 @@
 //! What the API tells, put together from configuration, maps, counters and what control knows.
 
-use std::{collections::HashMap, sync::Arc, time::Duration, time::Instant};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use futures_util::future::BoxFuture;
 use serde::Serialize;
 use sip_forwarder_ebpf::{
-    abi::BackendFlags,
+    abi::{Affinity, BackendFlags, BackendId, Event},
     verdict::{Outcome, TABLE},
 };
 
+use super::conductor::Conductor;
 use crate::{
-    api::{Change, Changed, Operator, Refusal, Reloaded, status},
+    api::status,
     config::{self, Config},
-    control::numbering::Numbering,
+    control::{
+        numbering::{Number, Numbering},
+        service::{Member, Plan, State},
+    },
     dataplane::{
         Maps, MapsError,
         attach::{Attachment, Hook},
         counters::Counters,
+        seconds,
     },
 };
 
-/// What control knows at one moment.
-pub(super) struct Snapshot {
-    /// By service.
-    pub(super) services: HashMap<String, ServiceHealth>,
-    /// What became of heartbeats; `None` if none are listened for.
-    pub(super) heartbeats: Option<status::Heartbeats>,
-    /// Affinity entries added since the start.
-    pub(super) affinity_added: u64,
-    /// Affinity entries that had to go because the map was full.
-    pub(super) affinity_evicted: u64,
-    /// Elements of `recent` overwritten within 32 s.
-    pub(super) recent_evicted: u64,
-}
-
-/// What control knows of a service.
-#[derive(Default)]
-pub(super) struct ServiceHealth {
-    /// Slots whose home does not follow the configuration yet.
-    pub(super) settling_slots: u32,
-    /// Until the last of them does.
-    pub(super) settle_left: Option<Duration>,
-    /// Does it take this forwarder's own network for broken?
-    pub(super) suspects_itself: bool,
-    /// By backend.
-    pub(super) backends: HashMap<String, Health>,
-}
-
-/// What control knows of a backend.
-#[derive(Clone)]
-pub(super) struct Health {
-    /// In the words of [`status::Backend::state`].
-    pub(super) state: &'static str,
-    /// Why.
-    pub(super) why: Option<String>,
-    /// Does it take new calls?
-    pub(super) open: bool,
-    /// Is its gate closed?
-    pub(super) gate_closed: bool,
-    /// Smoothed, 0 to 1.
-    pub(super) cpu: Option<f64>,
-    /// The weight in effect.
-    pub(super) weight: u16,
-    /// Since it, or its agent, was heard.
-    pub(super) heard: Option<Duration>,
-    /// Affinity entries that name it, younger than `settle`.
-    pub(super) calls_remembered: usize,
-    /// Since the last message to or from it.
-    pub(super) idle: Option<Duration>,
-}
-
-impl Snapshot {
-    /// Of a daemon that watches nobody: everybody configured is alive and open.
-    pub(super) fn of_configuration(config: &Config) -> Self {
-        let services = config.services.iter().map(|service| {
-            let backends = service.backends.iter().map(|backend| {
-                let health = Health::of_configuration(backend);
-                (backend.name.clone(), health)
-            });
-            let health = ServiceHealth {
-                backends: backends.collect(),
-                ..ServiceHealth::default()
-            };
-            (service.name.clone(), health)
-        });
-        Self {
-            services: services.collect(),
-            heartbeats: None,
-            affinity_added: 0,
-            affinity_evicted: 0,
-            recent_evicted: 0,
-        }
-    }
-}
-
-impl Health {
-    /// Of a backend that nobody watches.
-    fn of_configuration(backend: &config::Backend) -> Self {
-        Self {
-            state: "alive",
-            why: None,
-            open: true,
-            gate_closed: false,
-            cpu: None,
-            weight: backend.weight,
-            heard: None,
-            calls_remembered: 0,
-            idle: None,
-        }
-    }
-
-    /// Safe to stop?
-    fn is_empty(&self, drain_idle: Duration) -> bool {
-        self.state == "draining" && self.idle.is_some_and(|idle| idle >= drain_idle)
-    }
-}
-
-/// Everything `status` is made of.
+/// Everything `status` is made of, but for what control knows.
 pub(super) struct Picture {
-    config: Config,
-    numbering: Numbering,
     attachments: Vec<Attachment>,
     maps: Arc<Maps>,
     counters: Arc<Counters>,
     started: Instant,
+    /// Since when each backend has had the same number of messages.
+    quiet: HashMap<BackendId, Quiet>,
+}
+
+/// A backend's messages, and since when there were no more.
+struct Quiet {
+    messages: u64,
+    since: Instant,
+}
+
+/// What one picture is drawn of.
+struct Scene<'a> {
+    numbering: &'a Numbering,
+    calls: &'a [Affinity],
 }
 
 impl Picture {
     /// Of a daemon that starts now.
     pub(super) fn new(
-        config: Config,
-        numbering: Numbering,
         attachments: Vec<Attachment>,
         maps: Arc<Maps>,
         counters: Arc<Counters>,
     ) -> Self {
         Self {
-            config,
-            numbering,
             attachments,
             maps,
             counters,
             started: Instant::now(),
+            quiet: HashMap::new(),
         }
     }
 
-    /// The whole picture, with what control knows now.
-    pub(super) fn draw(&self, known: &Snapshot) -> Result<status::Status, MapsError> {
+    /// Looks which backends have had messages since the last look.
+    pub(super) fn sample(&mut self, config: &Config, numbering: &Numbering) {
+        let now = Instant::now();
+        let mut seen = HashMap::new();
+        for service in &config.services {
+            for backend in &service.backends {
+                let number = numbering.backend(&service.name, &backend.name, backend.address);
+                let Some(id) = number.map(Number::id) else {
+                    continue;
+                };
+                let Ok(traffic) = self.messages(id) else {
+                    continue;
+                };
+                let messages = traffic.to + traffic.from;
+                let quiet = match self.quiet.remove(&id) {
+                    Some(quiet) if quiet.messages == messages => quiet,
+                    _ => Quiet {
+                        messages,
+                        since: now,
+                    },
+                };
+                seen.insert(id, quiet);
+            }
+        }
+        self.quiet = seen;
+    }
+
+    /// The whole picture; `calls` is what the affinity map holds.
+    pub(super) fn draw(
+        &self,
+        config: &Config,
+        numbering: &Numbering,
+        conductor: &Conductor,
+        calls: &[Affinity],
+        heartbeats: Option<status::Heartbeats>,
+    ) -> Result<status::Status, MapsError> {
         let verdicts = self.verdicts()?;
         let generic = self.attachments.iter().any(|a| a.mode == Hook::Generic);
+        let scene = Scene { numbering, calls };
+        let services = config
+            .services
+            .iter()
+            .filter_map(|s| {
+                let plan = conductor.plan(&s.name)?;
+                Some(self.service(s, &plan, conductor, &scene))
+            })
+            .collect::<Result<_, _>>()?;
+        let happened =
+            |event| Ok::<u64, MapsError>(self.maps.event(event)? + self.counters.of_event(event));
+        let added = happened(Event::AFFINITY_ADDED)?;
         Ok(status::Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: self.started.elapsed().as_secs(),
@@ -162,23 +129,19 @@ impl Picture {
                 })
                 .collect(),
             messages: sent_on(&verdicts),
-            services: self
-                .config
-                .services
-                .iter()
-                .map(|s| self.service(s, known.services.get(&s.name)))
-                .collect::<Result<_, _>>()?,
+            services,
             affinity: status::Affinity {
-                entries: self.maps.affinity_entries().len(),
+                entries: calls.len(),
                 capacity: self.maps.affinity_capacity(),
-                added: known.affinity_added,
-                evicted: known.affinity_evicted,
+                added,
+                // Entries only go when there is no more room.
+                evicted: added.saturating_sub(calls.len() as u64),
             },
             recent: status::Recent {
-                capacity: self.config.limits.recent_entries.next_power_of_two(),
-                evicted: known.recent_evicted,
+                capacity: config.limits.recent_entries.next_power_of_two(),
+                evicted: happened(Event::RECENT_EVICTED)?,
             },
-            heartbeats: known.heartbeats.clone(),
+            heartbeats,
             verdicts: verdicts
                 .into_iter()
                 .filter(|v| v.fast + v.slow > 0)
@@ -200,22 +163,16 @@ impl Picture {
             .collect())
     }
 
-    /// One service; what control does not know yet counts as configured.
     fn service(
         &self,
         service: &config::Service,
-        known: Option<&ServiceHealth>,
+        plan: &Plan,
+        conductor: &Conductor,
+        scene: &Scene<'_>,
     ) -> Result<status::Service, MapsError> {
-        let unknown = ServiceHealth::default();
-        let known = known.unwrap_or(&unknown);
         let mut backends = Vec::new();
-        for backend in &service.backends {
-            let health = known
-                .backends
-                .get(&backend.name)
-                .cloned()
-                .unwrap_or_else(|| Health::of_configuration(backend));
-            backends.extend(self.backend(service, backend, &health)?);
+        for (backend, member) in service.backends.iter().zip(&plan.members) {
+            backends.extend(self.backend(service, backend, member, scene)?);
         }
         Ok(status::Service {
             name: service.name.clone(),
@@ -223,75 +180,89 @@ impl Picture {
             mode: word(service.mode),
             policy: word(service.spread.policy),
             weights: word(service.spread.weights),
-            settling_slots: known.settling_slots,
-            settle_seconds_left: known.settle_left.map(|left| left.as_secs()),
-            suspects_itself: known.suspects_itself,
+            settling_slots: plan.settling as u32,
+            settle_seconds_left: plan
+                .next_settled
+                .map(|at| at.saturating_sub(conductor.now()).as_secs()),
+            suspects_itself: plan.suspects_itself,
             takes_calls: backends.iter().any(|b| b.open),
             backends,
         })
     }
 
-    /// One backend; `None` if it has no number yet.
+    /// One backend; `None` if it has no number.
     fn backend(
         &self,
         service: &config::Service,
         backend: &config::Backend,
-        health: &Health,
+        member: &Member,
+        scene: &Scene<'_>,
     ) -> Result<Option<status::Backend>, MapsError> {
-        let Some(number) = self
+        let Some(number) = scene
             .numbering
             .backend(&service.name, &backend.name, backend.address)
         else {
             return Ok(None);
         };
-        let entry = self.maps.backends.get(u32::from(number.index))?;
-        let traffic = self.maps.traffic(u32::from(number.index))?;
+        let id = number.id();
+        let entry = self.maps.backends.get(u32::from(id.0))?;
+        let idle = self.quiet.get(&id).map(|quiet| quiet.since.elapsed());
+        let spread = &service.spread;
         Ok(Some(status::Backend {
             name: backend.name.clone(),
             address: backend.address.to_string(),
-            weight: health.weight,
+            weight: member.weight,
             configured_weight: backend.weight,
-            state: health.state.to_owned(),
-            why: health.why.clone(),
-            open: health.open,
-            gate_closed: health.gate_closed,
-            cpu: health.cpu,
+            state: member.state.word().to_owned(),
+            why: why(member),
+            open: member.open,
+            gate_closed: member.gate_closed,
+            cpu: member.cpu,
             health: word(backend.health),
-            heard_ms_ago: health.heard.map(|d| d.as_millis() as u64),
-            calls_remembered: health.calls_remembered,
-            idle_seconds: health.idle.map(|idle| idle.as_secs()),
-            empty: health.is_empty(service.spread.drain_idle),
+            heard_ms_ago: member.heard.map(|d| d.as_millis() as u64),
+            calls_remembered: remembered(scene.calls, number, spread.settle),
+            idle_seconds: idle.map(|idle| idle.as_secs()),
+            empty: member.state == State::Draining
+                && idle.is_some_and(|idle| idle >= spread.drain_idle),
             resolved: entry.flags.has(BackendFlags::RESOLVED),
-            messages: status::BackendMessages {
-                to: traffic.to + self.counters.of_backend(number.id()),
-                from: traffic.from,
-            },
+            messages: self.messages(id)?,
         }))
     }
-}
 
-/// A daemon whose configuration is fixed at its start.
-impl Operator for Picture {
-    fn status(&self) -> BoxFuture<'_, Result<status::Status, Refusal>> {
-        Box::pin(async {
-            self.draw(&Snapshot::of_configuration(&self.config))
-                .map_err(|error| Refusal::Failed(error.to_string()))
+    /// Messages to and from a backend, by both paths.
+    fn messages(&self, id: BackendId) -> Result<status::BackendMessages, MapsError> {
+        let traffic = self.maps.traffic(u32::from(id.0))?;
+        Ok(status::BackendMessages {
+            to: traffic.to + self.counters.of_backend(id),
+            from: traffic.from,
         })
     }
+}
 
-    fn change(&self, _: &str, _: &str, _: Change) -> BoxFuture<'_, Result<Changed, Refusal>> {
-        Box::pin(async { Err(fixed()) })
-    }
-
-    fn reload(&self) -> BoxFuture<'_, Result<Reloaded, Refusal>> {
-        Box::pin(async { Err(fixed()) })
+/// Why a backend is in its state, if the word does not say it all.
+fn why(member: &Member) -> Option<String> {
+    match member.state {
+        State::Dead => member.death.map(|death| death.to_string()),
+        State::Gated => member.cpu.map(|cpu| format!("CPU {:.0} %", cpu * 100.0)),
+        State::Draining if member.agent_drains => Some("its agent says so".to_owned()),
+        _ if member.suspected => {
+            Some("no heartbeat, like everybody's; asked by OPTIONS".to_owned())
+        }
+        _ => None,
     }
 }
 
-fn fixed() -> Refusal {
-    Refusal::Failed(
-        "this daemon cannot change while it runs; edit the configuration and restart it".to_owned(),
-    )
+/// Entries that name this backend, younger than `settle`.
+fn remembered(calls: &[Affinity], number: Number, settle: Duration) -> usize {
+    let now = seconds();
+    calls
+        .iter()
+        .filter(|call| {
+            call.backend == number.id()
+                && call.incarnation == number.incarnation
+                && Duration::from_secs(now.saturating_sub(call.second).into()) <= settle
+        })
+        .count()
 }
 
 /// A value of the configuration, as the file has it.

@@ -358,7 +358,8 @@ pub(super) fn canonical(host: &[u8]) -> Vec<u8> {
 }
 
 /// Seconds of the monotonic clock, as the program reads it.
-fn seconds() -> u32 {
+#[must_use]
+pub fn seconds() -> u32 {
     let mut time = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,

@@ -12,5 +12,5 @@ pub mod pins;
 pub mod program_log;
 pub mod publish;
 
-pub use kernel_tables::{KernelTables, Manners};
+pub use kernel_tables::{KernelTables, Manners, seconds};
 pub use maps::{Maps, MapsError, load as maps_load};

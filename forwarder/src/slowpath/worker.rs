@@ -227,6 +227,10 @@ impl Worker {
                 }
             }
         }
+        // Others have the sockets' port already, if the daemon goes on: what came to these is not lost.
+        for vip in &vips {
+            while self.serve(vip, &mut batch) == BATCH {}
+        }
     }
 
     /// Waits for input. False if the worker is to stop.
@@ -248,15 +252,15 @@ impl Worker {
         waits[0].revents == 0
     }
 
-    /// Handles one batch of a VIP's datagrams.
-    fn serve(&mut self, vip: &Vip, batch: &mut Batch) {
+    /// Handles one batch of a VIP's datagrams, and tells how many there were.
+    fn serve(&mut self, vip: &Vip, batch: &mut Batch) -> usize {
         let count = match batch.receive(vip.socket.as_fd()) {
             Ok(count) => count,
             Err(error) => {
                 let vip = vip.address;
                 self.log
                     .warn(|| tracing::warn!(%vip, %error, "cannot receive"));
-                return;
+                return 0;
             }
         };
         for slot in 0..count {
@@ -265,6 +269,7 @@ impl Worker {
             }
         }
         self.send_on(batch);
+        count
     }
 
     fn handle(&mut self, vip: &Vip, datagram: &[u8], client: SocketAddr, slot: usize) {

@@ -1,0 +1,329 @@
+//! What control decides, carried out in the maps: one [`ServiceControl`] for each service.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use sip_forwarder_ebpf::abi::{BackendId, ServiceId, Slot};
+use tracing::{error, info, warn};
+
+use crate::{
+    api::{Change, Changed, Refusal},
+    config::{self, Config, Heartbeats},
+    control::{
+        Now,
+        numbering::Numbering,
+        probing::Answer,
+        service::{Level, OverrideChange, Plan, Report, Saved, ServiceControl, Timing},
+    },
+    dataplane::{Maps, MapsError, publish},
+};
+
+/// One service under control.
+struct Conducted {
+    name: String,
+    id: ServiceId,
+    numbers: HashMap<String, BackendId>,
+    control: ServiceControl,
+    /// Version of what the maps hold.
+    published: u64,
+}
+
+/// All services under control, and the maps they are published in.
+pub(super) struct Conductor {
+    services: Vec<Conducted>,
+    maps: Arc<Maps>,
+    start: Instant,
+}
+
+/// A backend whose OPTIONS are due.
+pub(super) struct DueProbe {
+    /// Its service.
+    pub(super) service: String,
+    /// Its name.
+    pub(super) backend: String,
+}
+
+impl Conductor {
+    /// Takes control of all services, with what was saved of them. Nothing is published yet.
+    pub(super) fn new(
+        maps: Arc<Maps>,
+        config: &Config,
+        numbering: &Numbering,
+        saved: &BTreeMap<String, Saved>,
+        was_dead: impl Fn(&config::Service, &str) -> bool,
+    ) -> Self {
+        let start = Instant::now();
+        let nothing = Saved::default();
+        let services = config
+            .services
+            .iter()
+            .map(|service| {
+                let control = ServiceControl::new(
+                    start.elapsed(),
+                    unix(),
+                    service,
+                    timing(config),
+                    saved.get(&service.name).unwrap_or(&nothing),
+                    |backend| was_dead(service, backend),
+                );
+                Conducted::of(service, numbering, control)
+            })
+            .collect();
+        Self {
+            services,
+            maps,
+            start,
+        }
+    }
+
+    /// Goes on with another configuration; services that stay keep what is known of them.
+    pub(super) fn reconfigure(&mut self, config: &Config, numbering: &Numbering) {
+        let now = self.now();
+        let mut old: HashMap<String, ServiceControl> = self
+            .services
+            .drain(..)
+            .map(|s| (s.name, s.control))
+            .collect();
+        self.services = config
+            .services
+            .iter()
+            .map(|service| {
+                let timing = timing(config);
+                let control = match old.remove(&service.name) {
+                    Some(mut control) => {
+                        control.reconfigure(now, unix(), service, timing);
+                        control
+                    }
+                    None => {
+                        let nothing = Saved::default();
+                        ServiceControl::new(now, unix(), service, timing, &nothing, |_| false)
+                    }
+                };
+                Conducted::of(service, numbering, control)
+            })
+            .collect();
+    }
+
+    /// Time since the conductor was made: the clock of control.
+    pub(super) fn now(&self) -> Now {
+        self.start.elapsed()
+    }
+
+    /// The slots of a service that is about to be published whole.
+    pub(super) fn columns(&mut self, service: &config::Service) -> Vec<Slot> {
+        self.services
+            .iter_mut()
+            .find(|s| s.name == service.name)
+            .map(Conducted::columns)
+            .unwrap_or_default()
+    }
+
+    /// Publishes who lives, for services that were just published whole.
+    pub(super) fn publish_living(&self) -> Result<(), MapsError> {
+        for service in &self.services {
+            service.publish_living(&self.maps, &service.control.plan(), |_| true)?;
+        }
+        Ok(())
+    }
+
+    /// An agent's report.
+    pub(super) fn report(&mut self, service: &str, backend: &str, report: Report) {
+        let now = self.now();
+        if let Some(service) = self.find(service) {
+            service.control.report(now, backend, report);
+        }
+    }
+
+    /// What became of an OPTIONS.
+    pub(super) fn answer(&mut self, service: &str, backend: &str, answer: Answer) {
+        let now = self.now();
+        if let Some(service) = self.find(service) {
+            service.control.answer(now, backend, answer);
+        }
+    }
+
+    /// An order of the operator. In the ring when this returns.
+    pub(super) fn change(
+        &mut self,
+        service: &str,
+        backend: &str,
+        change: Change,
+    ) -> Result<Changed, Refusal> {
+        let now = self.now();
+        let conducted = self.find(service).ok_or_else(|| {
+            Refusal::NotFound(format!(
+                "there is no service `{service}`; see `sip-forwarder status`"
+            ))
+        })?;
+        let order = match change {
+            Change::Weight(weight) => OverrideChange::Weight(weight),
+            Change::Drain => OverrideChange::Drain,
+            Change::Enable => OverrideChange::Enable,
+            Change::Disable => OverrideChange::Disable,
+        };
+        conducted
+            .control
+            .set_override(now, backend, order)
+            .map_err(|_| {
+                Refusal::NotFound(format!(
+                    "service `{service}` has no backend `{backend}`; see `sip-forwarder status`"
+                ))
+            })?;
+        self.carry_out();
+        let member = self
+            .find(service)
+            .and_then(|s| {
+                let members = s.control.plan().members;
+                members.into_iter().find(|m| m.name == backend)
+            })
+            .ok_or_else(|| Refusal::Failed("the backend is gone".to_owned()))?;
+        Ok(Changed {
+            service: service.to_owned(),
+            backend: backend.to_owned(),
+            state: member.state.word().to_owned(),
+            weight: member.weight,
+        })
+    }
+
+    /// Lets time pass, tells the log what changed and makes the maps follow.
+    pub(super) fn carry_out(&mut self) {
+        let now = self.now();
+        for service in &mut self.services {
+            service.control.tick(now, unix());
+            for change in service.control.take_changes() {
+                match change.level() {
+                    Level::Info => info!(service = service.name, "{change}"),
+                    Level::Warn => warn!(service = service.name, "{change}"),
+                }
+            }
+            if let Err(fault) = service.follow(&self.maps) {
+                error!(service = service.name, error = %fault, "cannot publish; trying again with the next change");
+            }
+        }
+    }
+
+    /// When [`Conductor::carry_out`] wants to be called, at the latest.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let now = self.now();
+        self.services
+            .iter()
+            .filter_map(|s| s.control.next_deadline(now))
+            .min()
+            .map(|deadline| self.start + deadline)
+    }
+
+    /// Whom to ask by OPTIONS now.
+    pub(super) fn due_probes(&mut self) -> Vec<DueProbe> {
+        let now = self.now();
+        let mut due = Vec::new();
+        for service in &mut self.services {
+            let name = &service.name;
+            due.extend(
+                service
+                    .control
+                    .due_probes(now)
+                    .into_iter()
+                    .map(|backend| DueProbe {
+                        service: name.clone(),
+                        backend,
+                    }),
+            );
+        }
+        due
+    }
+
+    /// What must survive a restart, by service.
+    pub(super) fn saved(&self) -> BTreeMap<String, Saved> {
+        self.services
+            .iter()
+            .map(|s| (s.name.clone(), s.control.saved(unix())))
+            .collect()
+    }
+
+    /// Changes whenever [`Conductor::saved`] does.
+    pub(super) fn saved_version(&self) -> u64 {
+        self.services
+            .iter()
+            .fold(0, |sum, s| sum.wrapping_add(s.control.saved_version()))
+    }
+
+    /// How a service stands.
+    pub(super) fn plan(&self, service: &str) -> Option<Plan> {
+        self.services
+            .iter()
+            .find(|s| s.name == service)
+            .map(|s| s.control.plan())
+    }
+
+    fn find(&mut self, service: &str) -> Option<&mut Conducted> {
+        self.services.iter_mut().find(|s| s.name == service)
+    }
+}
+
+impl Conducted {
+    fn of(service: &config::Service, numbering: &Numbering, control: ServiceControl) -> Self {
+        let numbers = service
+            .backends
+            .iter()
+            .filter_map(|b| {
+                let number = numbering.backend(&service.name, &b.name, b.address)?;
+                Some((b.name.clone(), number.id()))
+            })
+            .collect();
+        Self {
+            name: service.name.clone(),
+            id: ServiceId(numbering.service(&service.name).unwrap_or(u16::MAX)),
+            numbers,
+            published: control.version(),
+            control,
+        }
+    }
+
+    fn columns(&mut self) -> Vec<Slot> {
+        let numbers = &self.numbers;
+        self.control
+            .columns(|name| numbers.get(name).copied().unwrap_or(BackendId::NONE))
+    }
+
+    /// Makes the maps follow, if there is anything new. Who comes to life is told before the ring names
+    /// it, and who dies after the ring names it no longer: a new call never finds nobody in between.
+    fn follow(&mut self, maps: &Maps) -> Result<(), MapsError> {
+        let version = self.control.version();
+        if version == self.published {
+            return Ok(());
+        }
+        let plan = self.control.plan();
+        self.publish_living(maps, &plan, |alive| alive)?;
+        publish::ring(maps, self.id, &self.columns())?;
+        self.publish_living(maps, &plan, |alive| !alive)?;
+        self.published = version;
+        Ok(())
+    }
+
+    fn publish_living(
+        &self,
+        maps: &Maps,
+        plan: &Plan,
+        which: impl Fn(bool) -> bool,
+    ) -> Result<(), MapsError> {
+        plan.members
+            .iter()
+            .filter(|member| which(member.alive))
+            .filter_map(|member| Some((self.numbers.get(&member.name)?, member.alive)))
+            .try_for_each(|(&id, alive)| publish::set_alive(maps, id, alive))
+    }
+}
+
+fn timing(config: &Config) -> Timing {
+    Timing::from(config.heartbeats.as_ref().unwrap_or(&Heartbeats::default()))
+}
+
+/// The wall clock, since its epoch.
+fn unix() -> Duration {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+}

@@ -1,0 +1,173 @@
+//! What the daemon hears of its backends: agents' heartbeats, and answers to OPTIONS.
+
+use tokio::sync::mpsc;
+use tracing::debug;
+
+use super::{conductor::DueProbe, daemon::Heard};
+use crate::{
+    api::status,
+    config::{Config, Health, Heartbeats},
+    control::{probing, service},
+    heartbeat::{self, MasterKey, Receiver},
+    probe::{self, Prober},
+};
+
+/// Batches of reports that may wait. One that finds no room is dropped: the next comes in a moment.
+const REPORTS: usize = 256;
+/// Answers to OPTIONS that may wait.
+const ANSWERS: usize = 1_024;
+
+/// The receiver of heartbeats, if there is one, and the prober.
+pub(super) struct Ears {
+    receiver: Option<(Heartbeats, String, Receiver)>,
+    prober: Prober,
+    reports: mpsc::Sender<Vec<heartbeat::Report>>,
+}
+
+impl Ears {
+    /// Listens for heartbeats where the configuration says so.
+    pub(super) fn open(config: &Config) -> anyhow::Result<(Self, Heard)> {
+        let (reports, reported) = mpsc::channel(REPORTS);
+        let (probed, answers) = mpsc::channel(ANSWERS);
+        let ears = Self {
+            receiver: listen(config, &reports)?,
+            prober: Prober::new(probed),
+            reports,
+        };
+        let heard = Heard {
+            reports: reported,
+            answers,
+        };
+        Ok((ears, heard))
+    }
+
+    /// Goes on with another configuration. Sessions of agents that stay are kept, unless the address
+    /// or the forwarder's name changes.
+    pub(super) fn reconfigure(&mut self, old: &Config, new: &Config) -> anyhow::Result<()> {
+        for service in &old.services {
+            let still = new.services.iter().find(|s| s.name == service.name);
+            for backend in &service.backends {
+                let stays = still.is_some_and(|s| s.backends.contains(backend));
+                if !stays {
+                    self.prober.forget(&service.name, &backend.name);
+                }
+            }
+        }
+        let same_socket = match (&self.receiver, &new.heartbeats) {
+            (Some((old, name, _)), Some(new_ones)) => {
+                old.listen == new_ones.listen && *name == new.forwarder.name
+            }
+            _ => false,
+        };
+        match (&mut self.receiver, &new.heartbeats) {
+            (Some((settings, _, receiver)), Some(wanted)) if same_socket => {
+                receiver.set_masters(masters(wanted)?);
+                receiver.set_known(&known(new));
+                *settings = wanted.clone();
+            }
+            _ => {
+                // The old socket must go first: the new one may want its port.
+                self.receiver = None;
+                self.receiver = listen(new, &self.reports)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks a backend by OPTIONS.
+    pub(super) fn ask(&mut self, config: &Config, due: &DueProbe) {
+        let service = config.services.iter().find(|s| s.name == due.service);
+        let backend = service.and_then(|s| s.backends.iter().find(|b| b.name == due.backend));
+        if let (Some(service), Some(backend)) = (service, backend) {
+            self.prober.ask(
+                &service.name,
+                &backend.name,
+                backend.address,
+                service.probe.timeout,
+            );
+        }
+    }
+
+    /// What became of heartbeats.
+    pub(super) fn counts(&self) -> Option<status::Heartbeats> {
+        let (settings, _, receiver) = self.receiver.as_ref()?;
+        let counts = receiver.counts();
+        Some(status::Heartbeats {
+            listen: settings.listen.to_string(),
+            accepted: counts.accepted,
+            challenged: counts.challenged,
+            malformed: counts.malformed,
+            wrong_version: counts.wrong_version,
+            unknown_backend: counts.unknown_backend,
+            wrong_forwarder: counts.wrong_forwarder,
+            forged: counts.forged,
+            replayed: counts.replayed,
+        })
+    }
+}
+
+fn listen(
+    config: &Config,
+    reports: &mpsc::Sender<Vec<heartbeat::Report>>,
+) -> anyhow::Result<Option<(Heartbeats, String, Receiver)>> {
+    let Some(settings) = &config.heartbeats else {
+        return Ok(None);
+    };
+    let name = config.forwarder.name.clone();
+    let reports = reports.clone();
+    let receiver = Receiver::start(
+        settings.listen,
+        &name,
+        masters(settings)?,
+        &known(config),
+        move |batch| {
+            if reports.try_send(std::mem::take(batch)).is_err() {
+                debug!("the daemon is busy; reports of agents were dropped");
+            }
+        },
+    )?;
+    Ok(Some((settings.clone(), name, receiver)))
+}
+
+fn masters(settings: &Heartbeats) -> anyhow::Result<Vec<MasterKey>> {
+    let load = |path: &std::path::PathBuf| Ok(MasterKey::load(path)?);
+    settings.key_files.iter().map(load).collect()
+}
+
+/// Service and name of the backends that have agents.
+fn known(config: &Config) -> Vec<(String, String)> {
+    let of = |s: &crate::config::Service| {
+        let name = s.name.clone();
+        s.backends
+            .iter()
+            .filter(|b| b.health == Health::Agent)
+            .map(move |b| (name.clone(), b.name.clone()))
+            .collect::<Vec<_>>()
+    };
+    config.services.iter().flat_map(of).collect()
+}
+
+impl From<heartbeat::Report> for service::Report {
+    fn from(report: heartbeat::Report) -> Self {
+        Self {
+            cpu: report.cpu,
+            state: match report.state {
+                heartbeat::State::Running => service::ReportedState::Running,
+                heartbeat::State::Draining => service::ReportedState::Draining,
+                heartbeat::State::Stopped => service::ReportedState::Stopped,
+                heartbeat::State::Unwell => service::ReportedState::Unwell,
+            },
+        }
+    }
+}
+
+impl From<probe::Answer> for probing::Answer {
+    fn from(answer: probe::Answer) -> Self {
+        match answer {
+            probe::Answer::Ok => Self::Ok,
+            probe::Answer::Full { retry_after } => Self::Full { retry_after },
+            probe::Answer::Silent => Self::Silent,
+            probe::Answer::Unreachable => Self::Unreachable,
+        }
+    }
+}
