@@ -154,6 +154,7 @@ fn heartbeat_line(beats: &Heartbeats) -> String {
         ("for another forwarder", beats.wrong_forwarder),
         ("forged", beats.forged),
         ("replayed", beats.replayed),
+        ("unchallenged", beats.unchallenged),
     ];
     for (what, count) in dropped.iter().filter(|(_, count)| *count > 0) {
         // Writing to a string cannot fail.
@@ -173,7 +174,7 @@ fn service_block(service: &Service) -> String {
     if service.settling_slots > 0 {
         let left = service.settle_seconds_left.map_or(String::new(), |s| {
             format!(
-                ", {} left",
+                ", the next follow in {}",
                 humantime::format_duration(Duration::from_secs(s))
             )
         });
@@ -342,7 +343,7 @@ calls not at home: 3 of 1024 entries, 1 evicted; recent starts: 2 of 1024 overwr
 heartbeats on [::]:5059: 100 accepted, 2 challenged, 4 forged
 
 service carrier on 192.0.2.10:5060 (nat, policy hash, weights fixed)
-  settling: 12 slots, 1m 30s left
+  settling: 12 slots, the next follow in 1m 30s
   backend    address             state    weight  cpu  heard  kept  idle  to  from
   p1         198.51.100.11:5060  alive         2  41%  40 ms     7   0 s  88    90
   proxy-two  198.51.100.11:5060  dead   1 (of 2)    -      -     7     -  88    90  no heartbeat for 300 ms

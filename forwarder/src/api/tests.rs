@@ -302,4 +302,20 @@ async fn an_address_that_is_taken_is_named() {
     let socket = folder.path().join("api.sock");
     let error = Server::start(&socket, tcp, Arc::new(Fake::default())).unwrap_err();
     assert!(error.to_string().contains(&listen.to_string()), "{error}");
+    assert!(!socket.exists(), "a start that fails leaves nothing behind");
+}
+
+#[tokio::test]
+async fn only_a_socket_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("api.sock");
+    let start = || Server::start(&path, None, Arc::new(Fake::default()));
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let server = start().unwrap();
+    assert_eq!(server.tcp_address(), None);
+    drop(server);
+    fs::write(&path, "precious").unwrap();
+    let error = start().unwrap_err();
+    assert!(error.to_string().contains("api_socket"), "{error}");
+    assert_eq!(fs::read(&path).unwrap(), b"precious");
 }

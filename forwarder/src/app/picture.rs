@@ -38,8 +38,8 @@ pub(super) struct Snapshot {
 #[derive(Default)]
 pub(super) struct ServiceHealth {
     /// Slots whose home does not follow the configuration yet.
-    pub(super) settling_slots: u32,
-    /// Until the last of them does.
+    pub(super) settling_slots: usize,
+    /// Until the next of them do.
     pub(super) settle_left: Option<Duration>,
     /// Does it take this forwarder's own network for broken?
     pub(super) suspects_itself: bool,
