@@ -8,7 +8,7 @@ use sip_forwarder_ebpf::abi::{BackendId, ServiceId};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
-use super::picture::Picture;
+use super::{operator::Fixed, picture::Picture};
 use crate::{
     api::{Server, TcpApi},
     config::Config,
@@ -66,17 +66,11 @@ async fn serve(config: &Config, object: &[u8], state: State, pins: &Pins) -> any
     program_log::follow(&mut ebpf);
     let attachments = attach_all(&mut ebpf, config, &maps, pins)?;
 
-    let picture = Picture::new(
-        config.clone(),
-        state.numbering.clone(),
-        attachments,
-        Arc::clone(&maps),
-        counters,
-    );
+    let picture = Picture::new(attachments, Arc::clone(&maps), counters);
     let server = Server::start(
         &config.forwarder.api_socket,
         TcpApi::of(&config.forwarder)?,
-        Arc::new(picture),
+        Arc::new(Fixed::new(picture, config.clone(), state.numbering.clone())),
     )?;
     info!(services = config.services.len(), "forwarding");
     let mut refresh = tokio::time::interval(ASK);

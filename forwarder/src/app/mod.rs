@@ -2,7 +2,9 @@
 
 mod daemon;
 mod operate;
+mod operator;
 mod picture;
+mod snapshot;
 
 use std::{io::Write as _, net::IpAddr, path::Path};
 

@@ -1,125 +1,28 @@
 //! What the API tells, put together from configuration, maps, counters and what control knows.
 
-use std::{collections::HashMap, sync::Arc, time::Duration, time::Instant};
+use std::{sync::Arc, time::Instant};
 
-use futures_util::future::BoxFuture;
 use serde::Serialize;
 use sip_forwarder_ebpf::{
     abi::BackendFlags,
     verdict::{Outcome, TABLE},
 };
 
+use super::snapshot::{Health, ServiceHealth, Snapshot};
 use crate::{
-    api::{Change, Changed, Operator, Refusal, Reloaded, status},
+    api::status,
     config::{self, Config},
     control::numbering::Numbering,
     dataplane::{
-        Maps, MapsError,
+        Census, Maps, MapsError,
         attach::{Attachment, Hook},
         counters::Counters,
     },
 };
 
-/// What control knows at one moment.
-pub(super) struct Snapshot {
-    /// By service.
-    pub(super) services: HashMap<String, ServiceHealth>,
-    /// What became of heartbeats; `None` if none are listened for.
-    pub(super) heartbeats: Option<status::Heartbeats>,
-    /// Affinity entries added since the start.
-    pub(super) affinity_added: u64,
-    /// Affinity entries that had to go because the map was full.
-    pub(super) affinity_evicted: u64,
-    /// Elements of `recent` overwritten within 32 s.
-    pub(super) recent_evicted: u64,
-}
-
-/// What control knows of a service.
-#[derive(Default)]
-pub(super) struct ServiceHealth {
-    /// Slots whose home does not follow the configuration yet.
-    pub(super) settling_slots: usize,
-    /// Until the next of them do.
-    pub(super) settle_left: Option<Duration>,
-    /// Does it take this forwarder's own network for broken?
-    pub(super) suspects_itself: bool,
-    /// By backend.
-    pub(super) backends: HashMap<String, Health>,
-}
-
-/// What control knows of a backend.
-#[derive(Clone)]
-pub(super) struct Health {
-    /// In the words of [`status::Backend::state`].
-    pub(super) state: &'static str,
-    /// Why.
-    pub(super) why: Option<String>,
-    /// Does it take new calls?
-    pub(super) open: bool,
-    /// Is its gate closed?
-    pub(super) gate_closed: bool,
-    /// Smoothed, 0 to 1.
-    pub(super) cpu: Option<f64>,
-    /// The weight in effect.
-    pub(super) weight: u16,
-    /// Since it, or its agent, was heard.
-    pub(super) heard: Option<Duration>,
-    /// Affinity entries that name it, younger than `settle`.
-    pub(super) calls_remembered: usize,
-    /// Since the last message to or from it.
-    pub(super) idle: Option<Duration>,
-}
-
-impl Snapshot {
-    /// Of a daemon that watches nobody: everybody configured is alive and open.
-    pub(super) fn of_configuration(config: &Config) -> Self {
-        let services = config.services.iter().map(|service| {
-            let backends = service.backends.iter().map(|backend| {
-                let health = Health::of_configuration(backend);
-                (backend.name.clone(), health)
-            });
-            let health = ServiceHealth {
-                backends: backends.collect(),
-                ..ServiceHealth::default()
-            };
-            (service.name.clone(), health)
-        });
-        Self {
-            services: services.collect(),
-            heartbeats: None,
-            affinity_added: 0,
-            affinity_evicted: 0,
-            recent_evicted: 0,
-        }
-    }
-}
-
-impl Health {
-    /// Of a backend that nobody watches.
-    fn of_configuration(backend: &config::Backend) -> Self {
-        Self {
-            state: "alive",
-            why: None,
-            open: true,
-            gate_closed: false,
-            cpu: None,
-            weight: backend.weight,
-            heard: None,
-            calls_remembered: 0,
-            idle: None,
-        }
-    }
-
-    /// Safe to stop?
-    fn is_empty(&self, drain_idle: Duration) -> bool {
-        self.state == "draining" && self.idle.is_some_and(|idle| idle >= drain_idle)
-    }
-}
-
-/// Everything `status` is made of.
+/// What `status` is made of and does not change while the daemon runs. The rest is given to
+/// [`Picture::draw`].
 pub(super) struct Picture {
-    config: Config,
-    numbering: Numbering,
     attachments: Vec<Attachment>,
     maps: Arc<Maps>,
     counters: Arc<Counters>,
@@ -129,15 +32,11 @@ pub(super) struct Picture {
 impl Picture {
     /// Of a daemon that starts now.
     pub(super) fn new(
-        config: Config,
-        numbering: Numbering,
         attachments: Vec<Attachment>,
         maps: Arc<Maps>,
         counters: Arc<Counters>,
     ) -> Self {
         Self {
-            config,
-            numbering,
             attachments,
             maps,
             counters,
@@ -145,8 +44,21 @@ impl Picture {
         }
     }
 
-    /// The whole picture, with what control knows now.
-    pub(super) fn draw(&self, known: &Snapshot) -> Result<status::Status, MapsError> {
+    /// The whole picture, with what is configured and what control knows now. It walks through the
+    /// affinity map, which takes most of a second if a million calls are in it: not for a thread
+    /// that somebody waits for.
+    pub(super) fn draw(
+        &self,
+        config: &Config,
+        numbering: &Numbering,
+        known: &Snapshot,
+    ) -> Result<status::Status, MapsError> {
+        let census = self.maps.affinity_census();
+        let subject = Subject {
+            picture: self,
+            numbering,
+            census: &census,
+        };
         let verdicts = self.verdicts()?;
         let generic = self.attachments.iter().any(|a| a.mode == Hook::Generic);
         Ok(status::Status {
@@ -162,20 +74,19 @@ impl Picture {
                 })
                 .collect(),
             messages: sent_on(&verdicts),
-            services: self
-                .config
+            services: config
                 .services
                 .iter()
-                .map(|s| self.service(s, known.services.get(&s.name)))
+                .map(|s| subject.service(s, known.services.get(&s.name)))
                 .collect::<Result<_, _>>()?,
             affinity: status::Affinity {
-                entries: self.maps.affinity_entries(),
+                entries: census.entries(),
                 capacity: self.maps.affinity_capacity(),
                 added: known.affinity_added,
                 evicted: known.affinity_evicted,
             },
             recent: status::Recent {
-                capacity: self.config.limits.recent_entries.next_power_of_two(),
+                capacity: config.limits.recent_entries.next_power_of_two(),
                 evicted: known.recent_evicted,
             },
             heartbeats: known.heartbeats.clone(),
@@ -199,7 +110,16 @@ impl Picture {
             })
             .collect())
     }
+}
 
+/// What services are drawn with.
+struct Subject<'a> {
+    picture: &'a Picture,
+    numbering: &'a Numbering,
+    census: &'a Census,
+}
+
+impl Subject<'_> {
     /// One service; what control does not know yet counts as configured.
     fn service(
         &self,
@@ -244,8 +164,8 @@ impl Picture {
         else {
             return Ok(None);
         };
-        let entry = self.maps.backends.get(u32::from(number.index))?;
-        let traffic = self.maps.traffic(u32::from(number.index))?;
+        let entry = self.picture.maps.backends.get(u32::from(number.index))?;
+        let traffic = self.picture.maps.traffic(u32::from(number.index))?;
         Ok(Some(status::Backend {
             name: backend.name.clone(),
             address: backend.address.to_string(),
@@ -258,40 +178,16 @@ impl Picture {
             cpu: health.cpu,
             health: word(backend.health),
             heard_ms_ago: health.heard.map(|d| d.as_millis() as u64),
-            calls_remembered: health.calls_remembered,
+            calls_remembered: self.census.younger(number, service.spread.settle),
             idle_seconds: health.idle.map(|idle| idle.as_secs()),
             empty: health.is_empty(service.spread.drain_idle),
             resolved: entry.flags.has(BackendFlags::RESOLVED),
             messages: status::BackendMessages {
-                to: traffic.to + self.counters.of_backend(number.id()),
+                to: traffic.to + self.picture.counters.of_backend(number.id()),
                 from: traffic.from,
             },
         }))
     }
-}
-
-/// A daemon whose configuration is fixed at its start.
-impl Operator for Picture {
-    fn status(&self) -> BoxFuture<'_, Result<status::Status, Refusal>> {
-        Box::pin(async {
-            self.draw(&Snapshot::of_configuration(&self.config))
-                .map_err(|error| Refusal::Failed(error.to_string()))
-        })
-    }
-
-    fn change(&self, _: &str, _: &str, _: Change) -> BoxFuture<'_, Result<Changed, Refusal>> {
-        Box::pin(async { Err(fixed()) })
-    }
-
-    fn reload(&self) -> BoxFuture<'_, Result<Reloaded, Refusal>> {
-        Box::pin(async { Err(fixed()) })
-    }
-}
-
-fn fixed() -> Refusal {
-    Refusal::Failed(
-        "this daemon cannot change while it runs; edit the configuration and restart it".to_owned(),
-    )
 }
 
 /// A value of the configuration, as the file has it.

@@ -131,7 +131,7 @@ impl KernelTables {
             .get(call.recent_index(service.id, self.recent_mask))?;
         Ok(self.live(
             service,
-            seen.backend_of(call.fingerprint(service.id), seconds() as u16),
+            seen.backend_of(call.fingerprint(service.id), monotonic_seconds() as u16),
         ))
     }
 
@@ -142,7 +142,7 @@ impl KernelTables {
         decision: Decision,
         backend: &Backend,
     ) -> Result<(), MapsError> {
-        let now = seconds();
+        let now = monotonic_seconds();
         if decision.remember_start {
             let seen = Recent::new(call.fingerprint(service.id), now as u16, decision.backend);
             self.maps
@@ -221,7 +221,7 @@ pub(super) fn canonical(host: &[u8]) -> Vec<u8> {
 }
 
 /// Seconds of the monotonic clock, as the program reads it.
-fn seconds() -> u32 {
+pub(super) fn monotonic_seconds() -> u32 {
     let mut time = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,

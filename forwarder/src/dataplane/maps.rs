@@ -18,7 +18,7 @@ use sip_forwarder_ebpf::{
 };
 use thiserror::Error;
 
-use super::pins::Pins;
+use super::{census::Census, kernel_tables::monotonic_seconds, pins::Pins};
 use crate::config::Limits;
 
 /// A fault with the maps.
@@ -287,17 +287,21 @@ impl Maps {
             }))
     }
 
-    /// Entries of the affinity map. Counted by a handle of its own: it takes long, and the workers
-    /// must not wait.
+    /// Who the entries of the affinity map belong to. Counted by a handle of its own: it takes long,
+    /// and the workers must not wait.
     #[must_use]
-    pub fn affinity_entries(&self) -> usize {
+    pub fn affinity_census(&self) -> Census {
         let info = self.affinity.lock().map().info();
         let handle = info
             .and_then(|info| MapData::from_id(info.id()))
             .map(Map::LruHashMap);
         let map: Result<HashMap<MapData, AffinityKey, Affinity>, MapError> =
             handle.and_then(HashMap::try_from);
-        map.map_or(0, |map| map.keys().flatten().count())
+        let now = monotonic_seconds();
+        map.map_or_else(
+            |_| Census::default(),
+            |map| Census::of(map.iter().flatten().map(|(_, entry)| entry), now),
+        )
     }
 
     /// Entries the affinity map may hold.
