@@ -47,6 +47,7 @@ pub(super) async fn run(config: Config, object: &[u8]) -> anyhow::Result<()> {
 }
 
 async fn serve(config: &Config, object: &[u8], state: State, pins: &Pins) -> anyhow::Result<()> {
+    let tcp = TcpApi::of(&config.forwarder)?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -69,7 +70,7 @@ async fn serve(config: &Config, object: &[u8], state: State, pins: &Pins) -> any
     let picture = Picture::new(attachments, Arc::clone(&maps), counters);
     let server = Server::start(
         &config.forwarder.api_socket,
-        TcpApi::of(&config.forwarder)?,
+        tcp,
         Arc::new(Fixed::new(picture, config.clone(), state.numbering.clone())),
     )?;
     info!(services = config.services.len(), "forwarding");
