@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     net::{SocketAddr, TcpListener as StdTcpListener},
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -87,11 +87,16 @@ impl Server {
         tcp: Option<TcpApi>,
         operator: Arc<dyn Operator>,
     ) -> Result<Self, ApiError> {
+        let listener = listen_unix(socket).map_err(|source| ApiError::Socket {
+            path: socket.to_owned(),
+            source,
+        })?;
         let mut server = Self {
             path: socket.to_owned(),
             tcp: None,
             tasks: Vec::new(),
         };
+        server.serve(listen::serve(listener, routes::all(Arc::clone(&operator))));
         if let Some(TcpApi { listen, token }) = tcp {
             let fault = |source| ApiError::Listen {
                 address: listen,
@@ -99,14 +104,8 @@ impl Server {
             };
             let listener = listen_tcp(listen).map_err(fault)?;
             server.tcp = Some(listener.local_addr().map_err(fault)?);
-            let router = routes::guarded(Arc::clone(&operator), token);
-            server.serve(listen::serve(listener, router));
+            server.serve(listen::serve(listener, routes::guarded(operator, token)));
         }
-        let listener = listen_unix(socket).map_err(|source| ApiError::Socket {
-            path: socket.to_owned(),
-            source,
-        })?;
-        server.serve(listen::serve(listener, routes::all(operator)));
         Ok(server)
     }
 
@@ -140,9 +139,9 @@ fn listen_unix(path: &Path) -> io::Result<UnixListener> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+    // Only a socket may be what a dead daemon left; anything else makes `bind` fail.
+    if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
+        fs::remove_file(path)?;
     }
     let listener = UnixListener::bind(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;

@@ -59,8 +59,8 @@ pub struct Service {
     /// What shares backends have of new calls: "fixed" or "cpu".
     pub weights: String,
     /// Slots of its ring whose home does not follow the configuration yet.
-    pub settling_slots: u32,
-    /// Seconds until the last of these does; `None` if there are none.
+    pub settling_slots: usize,
+    /// Seconds until the next of these do; `None` if there are none.
     pub settle_seconds_left: Option<u64>,
     /// Have so many backends fallen silent at once that rather this forwarder's network is at fault?
     /// They then go on as if alive.
@@ -163,8 +163,10 @@ pub struct Heartbeats {
     pub wrong_forwarder: u64,
     /// Dropped: the signature is not right.
     pub forged: u64,
-    /// Dropped: seen before.
+    /// Dropped: not newer than what came before.
     pub replayed: u64,
+    /// Dropped: of no session, and the backend had its challenges for now.
+    pub unchallenged: u64,
 }
 
 /// How often a verdict occurred.

@@ -44,6 +44,9 @@ impl Operator for Fake {
             weight: 3,
         };
         Box::pin(async move {
+            if changed.service == "stuck" {
+                std::future::pending::<()>().await;
+            }
             if changed.backend != "p1" {
                 let what = format!("there is no backend `{}`", changed.backend);
                 return Err(Refusal::NotFound(what));
@@ -302,4 +305,40 @@ async fn an_address_that_is_taken_is_named() {
     let socket = folder.path().join("api.sock");
     let error = Server::start(&socket, tcp, Arc::new(Fake::default())).unwrap_err();
     assert!(error.to_string().contains(&listen.to_string()), "{error}");
+    assert!(!socket.exists(), "a start that fails leaves nothing behind");
+}
+
+#[tokio::test]
+async fn only_a_socket_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("api.sock");
+    let start = || Server::start(&path, None, Arc::new(Fake::default()));
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let server = start().unwrap();
+    assert_eq!(server.tcp_address(), None);
+    drop(server);
+    fs::write(&path, "precious").unwrap();
+    let error = start().unwrap_err();
+    assert!(error.to_string().contains("api_socket"), "{error}");
+    assert_eq!(fs::read(&path).unwrap(), b"precious");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_daemon_that_is_stuck_is_told_of() {
+    let api = Api::with(None);
+    let (code, line) = api.unix("POST /services/stuck/backends/p1/drain", "").await;
+    assert_eq!(code, 504, "{line}");
+    assert!(line.contains("may still come into force"), "{line}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_that_say_nothing_do_not_keep_others_out() {
+    let api = Api::with(None);
+    let mut silent = Vec::new();
+    for _ in 0..80 {
+        silent.push(UnixStream::connect(&api.socket).await.unwrap());
+    }
+    assert_eq!(api.unix("GET /status", "").await.0, 200);
+    let closed = silent[0].read(&mut [0]).await.unwrap();
+    assert_eq!(closed, 0, "the conversation was ended");
 }

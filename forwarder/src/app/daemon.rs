@@ -11,6 +11,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
+<<<<<<< HEAD
 use super::{
     conductor::Conductor,
     desk::{Desk, Wish},
@@ -19,6 +20,9 @@ use super::{
     reload,
     ways::Ways,
 };
+=======
+use super::{operator::Fixed, picture::Picture};
+>>>>>>> h-api
 use crate::{
     api::{Refusal, Server, TcpApi},
     config::{self, Config},
@@ -55,6 +59,7 @@ pub(super) async fn run(path: &Path, config: Config, object: &[u8]) -> anyhow::R
     result
 }
 
+<<<<<<< HEAD
 async fn serve(
     path: &Path,
     config: Config,
@@ -65,6 +70,15 @@ async fn serve(
     let signals = Signals::take()?;
     let (resolver, changes) = Resolver::open()?;
     let ways = Ways::find(&config, &state.1.numbering, &resolver).await?;
+=======
+async fn serve(config: &Config, object: &[u8], state: State, pins: &Pins) -> anyhow::Result<()> {
+    let tcp = TcpApi::of(&config.forwarder)?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let (resolver, mut changes) = Resolver::open()?;
+    let mut ways = Ways::find(config, &state, &resolver).await?;
+>>>>>>> h-api
 
     pins.create()?;
     let mut ebpf = maps_load(object, &config.limits, Some(pins))?;
@@ -73,6 +87,7 @@ async fn serve(
     migrate::adopt_calls(&maps, pins, config.limits.services)?;
 
     let counters = Arc::new(Counters::new(config.limits.backends));
+<<<<<<< HEAD
     let tables = Arc::new(KernelTables::new(
         Arc::clone(&maps),
         Arc::clone(&counters),
@@ -91,6 +106,19 @@ async fn serve(
     let api = TcpApi::of(&config.forwarder)?;
     let server = Server::start(&config.forwarder.api_socket, api, Arc::new(desk))?;
     let picture = Picture::new(attachments, Arc::clone(&maps), Arc::clone(&counters));
+=======
+    let tables = Arc::new(KernelTables::new(Arc::clone(&maps), Arc::clone(&counters))?);
+    let workers = Workers::start(&vips(config, &state), worker_count(config), tables)?;
+    program_log::follow(&mut ebpf);
+    let attachments = attach_all(&mut ebpf, config, &maps, pins)?;
+
+    let picture = Picture::new(attachments, Arc::clone(&maps), counters);
+    let server = Server::start(
+        &config.forwarder.api_socket,
+        tcp,
+        Arc::new(Fixed::new(picture, config.clone(), state.numbering.clone())),
+    )?;
+>>>>>>> h-api
     info!(services = config.services.len(), "forwarding");
     let daemon = Daemon {
         config_file: path.to_owned(),
