@@ -322,17 +322,30 @@ impl ServiceControl {
             Watch::Options(probing) => probing.full_until(),
             _ => None,
         });
-        let agents = self
-            .backends
-            .iter()
-            .any(|b| matches!(b.watch, Watch::Agent(_)));
-        // Twice an interval, so that a timer that is a little late is no stall.
-        let heartbeats = agents.then(|| self.last_tick + self.timing.interval / 2);
-        let weights = (agents && self.spread.weights == Weights::Cpu).then(|| self.pace.next());
+        let agents = || {
+            self.backends.iter().filter_map(|b| match &b.watch {
+                Watch::Agent(liveness) => Some(liveness),
+                _ => None,
+            })
+        };
+        // One whose time was over at the last tick waits for the others, and not for a moment.
+        let silences = agents()
+            .filter_map(|liveness| liveness.deadline(self.timing))
+            .filter(|&deadline| deadline > self.last_tick);
+        let by_cpu = self.spread.weights == Weights::Cpu;
+        let regular = agents().next().map(|_| {
+            // Two looks in an interval, so that a timer that is a little late is no stall.
+            let look = self.last_tick + self.timing.interval / 2;
+            if by_cpu {
+                look.min(self.pace.next())
+            } else {
+                look
+            }
+        });
         probes
             .chain(full)
-            .chain(heartbeats)
-            .chain(weights)
+            .chain(silences)
+            .chain(regular)
             .chain(self.homes.next_deadline())
             .min()
             .map(|deadline| deadline.max(now))
