@@ -10,6 +10,7 @@
 
 mod backend;
 mod change;
+mod notice;
 mod status;
 mod tables;
 
@@ -23,7 +24,7 @@ use sip_forwarder_ebpf::abi::{BackendId, RING_SLOTS, Slot};
 use thiserror::Error;
 
 use super::{
-    Now, gate,
+    Now,
     homes::{self, Homes, Share},
     liveness::Liveness,
     probing::Answer,
@@ -462,14 +463,6 @@ impl ServiceControl {
         }
     }
 
-    fn tell_of_settling(&mut self) {
-        let slots = self.homes.settling();
-        if slots > 0 {
-            let time = self.spread.settle;
-            self.changes.push(Change::Settling { slots, time });
-        }
-    }
-
     /// Opens or closes a gate after a new CPU figure.
     fn move_gate(&mut self, index: usize) {
         let backends = &self.backends;
@@ -482,69 +475,6 @@ impl ServiceControl {
         let moved = gate.decide(mean);
         self.backends[index].gate = gate;
         self.tell_of_gate(index, moved);
-    }
-
-    fn tell_of_gate(&mut self, index: usize, moved: Option<gate::Move>) {
-        let backend = self.backends[index].name.clone();
-        let alpha = self.backends[index].gate.alpha();
-        self.changes.extend(moved.map(|moved| match moved {
-            gate::Move::Closed(cpu) => Change::GateClosed {
-                backend,
-                cpu,
-                alpha,
-            },
-            gate::Move::Opened(cpu) => Change::GateOpened { backend, cpu },
-        }));
-    }
-
-    fn notice_all(&mut self) {
-        for index in 0..self.backends.len() {
-            self.notice(index);
-        }
-    }
-
-    /// Compares what is seen of a backend with what was, and tells the difference.
-    fn notice(&mut self, index: usize) {
-        let shown = self.backends[index].shown(self.now);
-        let before = std::mem::replace(&mut self.shown[index], shown);
-        if before == shown {
-            return;
-        }
-        self.version += 1;
-        let backend = &self.backends[index];
-        self.changes
-            .extend(shown.changes_since(&before, backend, self.now));
-        if before.open != shown.open {
-            self.notice_open();
-        }
-    }
-
-    fn notice_open(&mut self) {
-        let open = self.shown.iter().any(|shown| shown.open);
-        if std::mem::replace(&mut self.somebody_open, open) != open {
-            self.changes.push(if open {
-                Change::SomebodyOpen
-            } else {
-                Change::NobodyOpen
-            });
-        }
-    }
-
-    /// Tells when the forwarder begins or ceases to suspect itself; `heard`: because of a heartbeat.
-    fn notice_suspicion(&mut self, heard: bool) {
-        let suspected = self.backends.iter().filter(|b| b.is_suspected()).count();
-        let suspects = suspected > 0;
-        if std::mem::replace(&mut self.suspects_itself, suspects) == suspects {
-            return;
-        }
-        self.version += 1;
-        self.changes.push(if suspects {
-            Change::SuspectsItself {
-                backends: suspected,
-            }
-        } else {
-            Change::TrustsItself { heard }
-        });
     }
 }
 
