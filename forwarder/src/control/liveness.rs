@@ -169,6 +169,15 @@ impl Liveness {
         self.standing == Standing::Alive && self.heard.is_some() && !self.is_overdue(now, timing)
     }
 
+    /// When its time is over, if it is not heard.
+    pub(super) const fn deadline(&self, timing: Timing) -> Option<Now> {
+        match self.standing {
+            Standing::Alive => Some(self.since.saturating_add(timing.silence())),
+            Standing::Asked { deadline, .. } => Some(deadline),
+            Standing::Dead(_) => None,
+        }
+    }
+
     /// Does it prove this one's silence that another was heard at `other`? Only if that was after
     /// this one had missed a heartbeat.
     pub(super) fn is_outlived_by(&self, other: Now, timing: Timing) -> bool {

@@ -10,6 +10,7 @@
 
 mod backend;
 mod change;
+mod notice;
 mod status;
 mod tables;
 
@@ -23,7 +24,7 @@ use sip_forwarder_ebpf::abi::{BackendId, RING_SLOTS, Slot};
 use thiserror::Error;
 
 use super::{
-    Now, gate,
+    Now,
     homes::{self, Homes, Share},
     liveness::Liveness,
     probing::Answer,
@@ -322,17 +323,30 @@ impl ServiceControl {
             Watch::Options(probing) => probing.full_until(),
             _ => None,
         });
-        let agents = self
-            .backends
-            .iter()
-            .any(|b| matches!(b.watch, Watch::Agent(_)));
-        // Twice an interval, so that a timer that is a little late is no stall.
-        let heartbeats = agents.then(|| self.last_tick + self.timing.interval / 2);
-        let weights = (agents && self.spread.weights == Weights::Cpu).then(|| self.pace.next());
+        let agents = || {
+            self.backends.iter().filter_map(|b| match &b.watch {
+                Watch::Agent(liveness) => Some(liveness),
+                _ => None,
+            })
+        };
+        // One whose time was over at the last tick waits for the others, and not for a moment.
+        let silences = agents()
+            .filter_map(|liveness| liveness.deadline(self.timing))
+            .filter(|&deadline| deadline > self.last_tick);
+        let by_cpu = self.spread.weights == Weights::Cpu;
+        let regular = agents().next().map(|_| {
+            // Two looks in an interval, so that a timer that is a little late is no stall.
+            let look = self.last_tick + self.timing.interval / 2;
+            if by_cpu {
+                look.min(self.pace.next())
+            } else {
+                look
+            }
+        });
         probes
             .chain(full)
-            .chain(heartbeats)
-            .chain(weights)
+            .chain(silences)
+            .chain(regular)
             .chain(self.homes.next_deadline())
             .min()
             .map(|deadline| deadline.max(now))
@@ -449,14 +463,6 @@ impl ServiceControl {
         }
     }
 
-    fn tell_of_settling(&mut self) {
-        let slots = self.homes.settling();
-        if slots > 0 {
-            let time = self.spread.settle;
-            self.changes.push(Change::Settling { slots, time });
-        }
-    }
-
     /// Opens or closes a gate after a new CPU figure.
     fn move_gate(&mut self, index: usize) {
         let backends = &self.backends;
@@ -469,69 +475,6 @@ impl ServiceControl {
         let moved = gate.decide(mean);
         self.backends[index].gate = gate;
         self.tell_of_gate(index, moved);
-    }
-
-    fn tell_of_gate(&mut self, index: usize, moved: Option<gate::Move>) {
-        let backend = self.backends[index].name.clone();
-        let alpha = self.backends[index].gate.alpha();
-        self.changes.extend(moved.map(|moved| match moved {
-            gate::Move::Closed(cpu) => Change::GateClosed {
-                backend,
-                cpu,
-                alpha,
-            },
-            gate::Move::Opened(cpu) => Change::GateOpened { backend, cpu },
-        }));
-    }
-
-    fn notice_all(&mut self) {
-        for index in 0..self.backends.len() {
-            self.notice(index);
-        }
-    }
-
-    /// Compares what is seen of a backend with what was, and tells the difference.
-    fn notice(&mut self, index: usize) {
-        let shown = self.backends[index].shown(self.now);
-        let before = std::mem::replace(&mut self.shown[index], shown);
-        if before == shown {
-            return;
-        }
-        self.version += 1;
-        let backend = &self.backends[index];
-        self.changes
-            .extend(shown.changes_since(&before, backend, self.now));
-        if before.open != shown.open {
-            self.notice_open();
-        }
-    }
-
-    fn notice_open(&mut self) {
-        let open = self.shown.iter().any(|shown| shown.open);
-        if std::mem::replace(&mut self.somebody_open, open) != open {
-            self.changes.push(if open {
-                Change::SomebodyOpen
-            } else {
-                Change::NobodyOpen
-            });
-        }
-    }
-
-    /// Tells when the forwarder begins or ceases to suspect itself; `heard`: because of a heartbeat.
-    fn notice_suspicion(&mut self, heard: bool) {
-        let suspected = self.backends.iter().filter(|b| b.is_suspected()).count();
-        let suspects = suspected > 0;
-        if std::mem::replace(&mut self.suspects_itself, suspects) == suspects {
-            return;
-        }
-        self.version += 1;
-        self.changes.push(if suspects {
-            Change::SuspectsItself {
-                backends: suspected,
-            }
-        } else {
-            Change::TrustsItself { heard }
-        });
     }
 }
 
