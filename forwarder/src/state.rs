@@ -133,7 +133,7 @@ impl StateDir {
                 .truncate(true)
                 .mode(0o600)
                 .open(&new)?;
-            file.write_all(&serde_json::to_vec_pretty(state)?)?;
+            file.write_all(&serde_json::to_vec(state)?)?;
             file.sync_all()?;
             fs::rename(&new, &path)
         };

@@ -83,6 +83,18 @@ fn call_ids_of_every_length_are_read_also_at_the_end_of_the_message() {
 }
 
 #[test]
+fn the_ack_of_a_refusal_is_left_to_the_slow_path() {
+    for to in [
+        "<sip:b@h>;tag=sfw-503-0123456789abcdef",
+        "<sip:b@h>;TAG=sfw-503-",
+    ] {
+        let text = format!("To: {to}|Call-ID: x@y");
+        let got = scanned(message("ACK sip:a@example.org SIP/2.0", &text).as_bytes());
+        assert_eq!(got, Err(Verdict::PassedRefusalAck), "{to}");
+    }
+}
+
+#[test]
 fn roles_follow_from_method_and_to_tag() {
     for (start, to, role) in [
         (INVITE, "<sip:b@h>", Role::StartsDialog),
@@ -93,7 +105,12 @@ fn roles_follow_from_method_and_to_tag() {
             Role::InDialog,
         ),
         (BYE, "<sip:b@h>", Role::InDialog),
-        ("ACK sip:a@example.org SIP/2.0", "sip:b@h", Role::InDialog),
+        ("ACK sip:a@example.org SIP/2.0", "<sip:b@h>", Role::InDialog),
+        (
+            "ACK sip:a@example.org SIP/2.0",
+            "<sip:b@h>;tag=sfw-504-",
+            Role::InDialog,
+        ),
         ("PRACK sip:a@example.org SIP/2.0", "sip:b@h", Role::InDialog),
         (
             "UPDATE sip:a@example.org SIP/2.0",

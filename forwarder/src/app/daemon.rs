@@ -11,7 +11,6 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-<<<<<<< HEAD
 use super::{
     conductor::Conductor,
     desk::{Desk, Wish},
@@ -20,9 +19,6 @@ use super::{
     reload,
     ways::Ways,
 };
-=======
-use super::{operator::Fixed, picture::Picture};
->>>>>>> h-api
 use crate::{
     api::{Refusal, Server, TcpApi},
     config::{self, Config},
@@ -59,7 +55,6 @@ pub(super) async fn run(path: &Path, config: Config, object: &[u8]) -> anyhow::R
     result
 }
 
-<<<<<<< HEAD
 async fn serve(
     path: &Path,
     config: Config,
@@ -67,18 +62,12 @@ async fn serve(
     state: (StateDir, State),
     pins: &Pins,
 ) -> anyhow::Result<()> {
+    // What may be refused comes before anything is attached.
+    let api = TcpApi::of(&config.forwarder)?;
+    let (ears, heard) = Ears::open(&config)?;
     let signals = Signals::take()?;
     let (resolver, changes) = Resolver::open()?;
     let ways = Ways::find(&config, &state.1.numbering, &resolver).await?;
-=======
-async fn serve(config: &Config, object: &[u8], state: State, pins: &Pins) -> anyhow::Result<()> {
-    let tcp = TcpApi::of(&config.forwarder)?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    let (resolver, mut changes) = Resolver::open()?;
-    let mut ways = Ways::find(config, &state, &resolver).await?;
->>>>>>> h-api
 
     pins.create()?;
     let mut ebpf = maps_load(object, &config.limits, Some(pins))?;
@@ -87,7 +76,6 @@ async fn serve(config: &Config, object: &[u8], state: State, pins: &Pins) -> any
     migrate::adopt_calls(&maps, pins, config.limits.services)?;
 
     let counters = Arc::new(Counters::new(config.limits.backends));
-<<<<<<< HEAD
     let tables = Arc::new(KernelTables::new(
         Arc::clone(&maps),
         Arc::clone(&counters),
@@ -101,24 +89,9 @@ async fn serve(config: &Config, object: &[u8], state: State, pins: &Pins) -> any
     migrate::adopt_calls(&maps, pins, config.limits.services)?;
     pins.remove_other_versions()?;
 
-    let (ears, heard) = Ears::open(&config)?;
     let (desk, wishes) = Desk::open(Arc::clone(&maps));
-    let api = TcpApi::of(&config.forwarder)?;
     let server = Server::start(&config.forwarder.api_socket, api, Arc::new(desk))?;
     let picture = Picture::new(attachments, Arc::clone(&maps), Arc::clone(&counters));
-=======
-    let tables = Arc::new(KernelTables::new(Arc::clone(&maps), Arc::clone(&counters))?);
-    let workers = Workers::start(&vips(config, &state), worker_count(config), tables)?;
-    program_log::follow(&mut ebpf);
-    let attachments = attach_all(&mut ebpf, config, &maps, pins)?;
-
-    let picture = Picture::new(attachments, Arc::clone(&maps), counters);
-    let server = Server::start(
-        &config.forwarder.api_socket,
-        tcp,
-        Arc::new(Fixed::new(picture, config.clone(), state.numbering.clone())),
-    )?;
->>>>>>> h-api
     info!(services = config.services.len(), "forwarding");
     let daemon = Daemon {
         config_file: path.to_owned(),

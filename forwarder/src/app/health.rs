@@ -96,6 +96,7 @@ impl Ears {
             listen: settings.listen.to_string(),
             accepted: counts.accepted,
             challenged: counts.challenged,
+            unchallenged: counts.unchallenged,
             malformed: counts.malformed,
             wrong_version: counts.wrong_version,
             unknown_backend: counts.unknown_backend,

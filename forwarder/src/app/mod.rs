@@ -6,11 +6,8 @@ mod desk;
 mod health;
 mod operate;
 mod picture;
-<<<<<<< HEAD
 mod reload;
 mod ways;
-=======
->>>>>>> h-api
 
 use std::{io::Write as _, net::IpAddr, path::Path};
 

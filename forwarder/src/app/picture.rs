@@ -180,7 +180,7 @@ impl Picture {
             mode: word(service.mode),
             policy: word(service.spread.policy),
             weights: word(service.spread.weights),
-            settling_slots: plan.settling as u32,
+            settling_slots: plan.settling,
             settle_seconds_left: plan
                 .next_settled
                 .map(|at| at.saturating_sub(conductor.now()).as_secs()),
