@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use sip_forwarder::{
     app,
-    cli::{Cli, Verb},
+    cli::{AgentVerb, Cli, KeyVerb, Verb},
 };
 
 /// Usage or environment: the operator has something to mend.
@@ -27,6 +27,17 @@ fn perform(verb: Verb) -> anyhow::Result<()> {
         Verb::Check { file } => app::check(&file.config),
         Verb::Unload { file } => app::unload(&file.config),
         Verb::Status { json, socket, file } => app::status(json, socket, &file.config),
+        Verb::Agent { verb: None, file } => app::agent(&file.config),
+        Verb::Agent {
+            verb: Some(AgentVerb::Drain { undo }),
+            file,
+        } => app::agent_drain(&file.config, undo),
+        Verb::Key {
+            verb: KeyVerb::New { out },
+        } => app::key_new(out.as_deref()),
+        Verb::Key {
+            verb: KeyVerb::Derive { name, master, out },
+        } => app::key_derive(&name, &master, out.as_deref()),
     }
 }
 

@@ -1,6 +1,8 @@
 //! Wiring: one function for each verb.
 
+mod agent;
 mod daemon;
+mod keys;
 mod picture;
 
 use std::{
@@ -9,7 +11,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use agent::{agent, agent_drain};
 use anyhow::Context as _;
+pub use keys::{key_derive, key_new};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
