@@ -24,18 +24,18 @@ const UNIT_TIMEOUT: Duration = Duration::from_secs(5);
 /// What the kernel keeps of a process' name, in bytes (`TASK_COMM_LEN` less its zero).
 const NAME_LENGTH: usize = 15;
 
-/// Tells when the process is there (its number) and when it has ended (`None`), until nobody listens.
+/// Tells when the process is there (its number) and when it is not (`None`), until nobody listens.
 pub(super) async fn watch(what: Watch, interval: Duration, changes: mpsc::Sender<Option<u32>>) {
     let pause = match what {
         Watch::PidFile(_) => interval,
         Watch::Process(_) => interval.max(SCAN_PAUSE),
         Watch::Unit(_) => interval.max(UNIT_PAUSE),
     };
-    let mut told = false;
+    let mut missing = false;
     loop {
         match find(&what).await.and_then(|pid| Some((pid, open(pid)?))) {
             Some((pid, process)) => {
-                told = false;
+                missing = true;
                 tracing::info!(pid, "watching the proxy's process");
                 if changes.send(Some(pid)).await.is_err() {
                     return;
@@ -46,9 +46,12 @@ pub(super) async fn watch(what: Watch, interval: Duration, changes: mpsc::Sender
                     return;
                 }
             }
-            None if !told => {
-                told = true;
+            None if !missing => {
+                missing = true;
                 tracing::info!("the proxy's process is not there; looking for it");
+                if changes.send(None).await.is_err() {
+                    return;
+                }
             }
             None => {}
         }

@@ -132,10 +132,7 @@ fn start(
     key: &AgentKey,
     listener: Listener,
 ) -> Result<(Agent, Inputs), AgentError> {
-    let condition = Condition {
-        stopped: config.watch.is_some(),
-        ..Condition::default()
-    };
+    let condition = Condition::default();
     let (news, _) = watch::channel(News {
         cpu: None,
         state: condition.state(),
@@ -158,6 +155,7 @@ fn start(
     tasks.spawn(listener.serve(sender));
     let agent = Agent {
         condition,
+        is_known: config.watch.is_none(),
         meter: Meter::new(config.cpu.clone()),
         cpu: None,
         news,
@@ -200,6 +198,9 @@ impl Condition {
 
 struct Agent {
     condition: Condition,
+    /// Nothing is reported before the process was looked for: an agent that starts anew beside a proxy
+    /// that runs must not say that it stopped.
+    is_known: bool,
     meter: Meter,
     cpu: Option<f64>,
     news: watch::Sender<News>,
@@ -218,6 +219,9 @@ impl Agent {
     }
 
     fn send(&self) {
+        if !self.is_known {
+            return;
+        }
         let state = self.condition.state();
         self.news.send_replace(News {
             cpu: self.cpu,
@@ -244,6 +248,7 @@ impl Agent {
     }
 
     fn follow(&mut self, process: Option<u32>) {
+        self.is_known = true;
         if process.is_some() {
             self.meter.follow(process);
         }

@@ -146,6 +146,7 @@ fn a_signal_announces_draining_and_a_second_one_ends() {
     });
     let mut agent = Agent {
         condition: Condition::default(),
+        is_known: true,
         meter: Meter::new(config::Cpu::Host),
         cpu: None,
         news,

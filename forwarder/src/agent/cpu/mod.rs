@@ -3,7 +3,7 @@
 mod cgroup;
 mod host;
 
-use std::{io, path::Path, time::Instant};
+use std::{fmt, io, path::Path, time::Instant};
 
 use cgroup::{Cgroup, CgroupMeter};
 use host::HostMeter;
@@ -18,12 +18,23 @@ pub struct Meter {
     /// What was found last: between two looks that are very near, nothing may have been counted.
     last: Option<f64>,
     fault_told: bool,
+    /// What was said last of where figures come from.
+    whose: String,
 }
 
 #[derive(Debug)]
 enum Source {
     Host(HostMeter),
     Cgroup(CgroupMeter),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host(_) => f.write_str("the host"),
+            Self::Cgroup(meter) => meter.fmt(f),
+        }
+    }
 }
 
 impl Meter {
@@ -35,6 +46,7 @@ impl Meter {
             source: Source::Host(HostMeter::default()),
             last: None,
             fault_told: false,
+            whose: String::new(),
         };
         meter.follow(None);
         meter
@@ -57,9 +69,10 @@ impl Meter {
             Some(cgroup) => Source::Cgroup(CgroupMeter::new(cgroup)),
             None => Source::Host(HostMeter::default()),
         };
-        match &self.source {
-            Source::Host(_) => tracing::info!("the CPU reported is the host's"),
-            Source::Cgroup(meter) => tracing::info!("the CPU reported is that of {meter}"),
+        let whose = self.source.to_string();
+        if whose != self.whose {
+            tracing::info!("the CPU reported is that of {whose}");
+            self.whose = whose;
         }
         self.last = None;
     }
