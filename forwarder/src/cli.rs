@@ -48,6 +48,52 @@ pub struct BackendName {
     pub backend: String,
 }
 
+/// The agent's file.
+#[derive(Clone, Debug, Args)]
+pub struct AgentFile {
+    /// The agent's file.
+    #[arg(
+        long,
+        short,
+        global = true,
+        default_value = "/etc/sip-forwarder/agent.toml"
+    )]
+    pub config: PathBuf,
+}
+
+/// What to do with keys.
+#[derive(Debug, Subcommand)]
+pub enum KeyVerb {
+    /// Draw a new master key, for all forwarders of a cluster.
+    New {
+        /// The file to make; standard output by default.
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
+    /// Derive the key of one agent from the master key.
+    Derive {
+        /// Whose key: SERVICE/BACKEND, as in the forwarder's configuration.
+        name: String,
+        /// The master key's file.
+        #[arg(long)]
+        master: PathBuf,
+        /// The file to make; standard output by default.
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
+}
+
+/// What to tell the agent that runs.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum AgentVerb {
+    /// Announce that the proxy wants no new calls.
+    Drain {
+        /// It wants new calls again.
+        #[arg(long)]
+        undo: bool,
+    },
+}
+
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
@@ -120,5 +166,20 @@ pub enum Verb {
         /// The daemon.
         #[command(flatten)]
         daemon: Daemon,
+    },
+    /// Tell the forwarders how the proxy on this machine is, until SIGTERM.
+    Agent {
+        /// Something else: tell the agent that runs.
+        #[command(subcommand)]
+        verb: Option<AgentVerb>,
+        /// The agent's file.
+        #[command(flatten)]
+        file: AgentFile,
+    },
+    /// Make keys for heartbeats.
+    Key {
+        /// Which.
+        #[command(subcommand)]
+        verb: KeyVerb,
     },
 }

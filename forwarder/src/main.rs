@@ -6,7 +6,7 @@ use clap::Parser as _;
 use sip_forwarder::{
     api::Change,
     app,
-    cli::{BackendName, Cli, Daemon, Verb},
+    cli::{AgentVerb, BackendName, Cli, Daemon, KeyVerb, Verb},
 };
 
 /// Usage or environment: the operator has something to mend.
@@ -37,6 +37,17 @@ fn perform(verb: Verb) -> anyhow::Result<()> {
         Verb::Enable { backend, daemon } => change(&backend, Change::Enable, &daemon),
         Verb::Disable { backend, daemon } => change(&backend, Change::Disable, &daemon),
         Verb::Reload { daemon } => app::reload(&daemon),
+        Verb::Agent { verb: None, file } => app::agent(&file.config),
+        Verb::Agent {
+            verb: Some(AgentVerb::Drain { undo }),
+            file,
+        } => app::agent_drain(&file.config, undo),
+        Verb::Key {
+            verb: KeyVerb::New { out },
+        } => app::key_new(out.as_deref()),
+        Verb::Key {
+            verb: KeyVerb::Derive { name, master, out },
+        } => app::key_derive(&name, &master, out.as_deref()),
     }
 }
 

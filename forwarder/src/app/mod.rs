@@ -1,9 +1,11 @@
 //! Wiring: one function for each verb.
 
+mod agent;
 mod conductor;
 mod daemon;
 mod desk;
 mod health;
+mod keys;
 mod operate;
 mod picture;
 mod reload;
@@ -11,7 +13,9 @@ mod ways;
 
 use std::{io::Write as _, net::IpAddr, path::Path};
 
+pub use agent::{agent, agent_drain};
 use anyhow::Context as _;
+pub use keys::{key_derive, key_new};
 pub use operate::{change, reload, status};
 use tracing_subscriber::EnvFilter;
 

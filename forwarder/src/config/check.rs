@@ -89,7 +89,7 @@ fn heartbeats(config: &Config) -> Check {
 }
 
 /// Checks a time that is given in milliseconds here.
-fn period(key: &str, value: Duration, (from, to): (u64, u64)) -> Check {
+pub(crate) fn period(key: &str, value: Duration, (from, to): (u64, u64)) -> Check {
     let (from, to) = (Duration::from_millis(from), Duration::from_millis(to));
     if (from..=to).contains(&value) {
         Ok(())
@@ -213,7 +213,7 @@ fn limits(config: &Config) -> Check {
     Ok(())
 }
 
-fn within(key: &str, value: u32, from: u32, to: u32) -> Check {
+pub(crate) fn within(key: &str, value: u32, from: u32, to: u32) -> Check {
     if (from..=to).contains(&value) {
         Ok(())
     } else {
@@ -308,7 +308,10 @@ fn sources(config: &Config) -> Check {
     Ok(())
 }
 
-fn unique<'a>(names: impl Iterator<Item = &'a str>, fault: impl Fn(&str) -> String) -> Check {
+pub(crate) fn unique<'a>(
+    names: impl Iterator<Item = &'a str>,
+    fault: impl Fn(&str) -> String,
+) -> Check {
     let mut seen = HashSet::new();
     for name in names {
         if !seen.insert(name) {

@@ -34,7 +34,7 @@ pub enum ConfigError {
 }
 
 /// The TOML fault in one line: where, and what is allowed.
-fn one_line(error: &toml::de::Error) -> String {
+pub(crate) fn one_line(error: &toml::de::Error) -> String {
     let text = error.to_string();
     let mut lines = text.lines();
     let place = lines

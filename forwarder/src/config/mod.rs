@@ -1,7 +1,7 @@
 //! The configuration file: TOML, unknown keys refused, every fault named with what is allowed.
 
-mod check;
-mod file;
+pub(crate) mod check;
+pub(crate) mod file;
 mod health;
 mod policy;
 
