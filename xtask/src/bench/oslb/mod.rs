@@ -55,10 +55,10 @@ pub(crate) struct Oslb {
     #[arg(long, value_enum, default_value_t = Health::Agent)]
     health: Health,
     /// Case E: the part of a core that each proxy has.
-    #[arg(long, default_value_t = 0.12)]
+    #[arg(long, default_value_t = 0.15)]
     cpu_limit: f64,
     /// Case E: busy processes beside the first proxy.
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=64))]
     hogs: u32,
 }
 
