@@ -1,19 +1,20 @@
-//! Kamailio in a proxy's namespace, in front of a `SIPp` UAS on the same host.
+//! Kamailio in a proxy's namespace, in front of a `SIPp` UAS on the same host or of the lab's callee.
 //!
 //! It stands at port 5060, relays what starts a call to the UAS at port 5070 and advertises the VIP in Record-Route;
-//! in its Via it is itself. What the caller sends later comes with the VIP as Route, which Kamailio takes for its own.
+//! in its Via it is itself. What the caller sends later comes with the VIP as Route, which Kamailio takes for its own:
+//! any of them can serve it.
 
 use std::fmt;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use crate::calls::CallLog;
 use crate::lab::address::vip;
-use crate::lab::{Family, Host, Lab, Process};
+use crate::lab::{Family, Host, Lab, Process, process_tree};
 use crate::sipp::{Uas, unique};
 
 /// The proxy's port.
@@ -25,46 +26,65 @@ const START: Duration = Duration::from_secs(15);
 /// What stands before `METHOD Call-ID` in the log.
 const MARKER: &str = "CALL ";
 
-/// A Kamailio and the UAS behind it, until dropped.
+/// Whom a proxy puts into Record-Route.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RecordRoute {
+    /// The VIP: any proxy can serve what comes later.
+    #[default]
+    Vip,
+    /// Itself, as the manuals do: what comes later must come to it.
+    Own,
+}
+
+/// How a proxy relays.
+#[derive(Clone, Copy, Debug)]
+pub struct Relay {
+    /// IPv4 or IPv6.
+    pub family: Family,
+    /// Where what starts a call goes.
+    pub next: SocketAddr,
+    /// Whom it puts into Record-Route.
+    pub record_route: RecordRoute,
+}
+
+/// A Kamailio, and the UAS behind it if that is its own, until dropped.
 #[derive(Debug)]
 pub struct Kamailio {
     process: Process,
-    uas: Uas,
+    uas: Option<Uas>,
     log: CallLog,
+    pid_file: PathBuf,
 }
 
 impl Kamailio {
-    /// Starts both on a proxy and waits until they listen.
+    /// Starts one on a proxy with a UAS of its own, and waits until both listen.
     pub fn start(lab: &Lab, host: Host, family: Family) -> Result<Self> {
-        let uas = Uas::start(lab, host, host.socket(family, UAS_PORT))?;
+        let next = host.socket(family, UAS_PORT);
+        let uas = Uas::start(lab, host, next)?;
+        let relay = Relay {
+            family,
+            next,
+            record_route: RecordRoute::Vip,
+        };
+        let mut proxy = Self::relaying(lab, host, &relay)?;
+        proxy.uas = Some(uas);
+        Ok(proxy)
+    }
+
+    /// Starts one on a proxy that relays to somebody else, and waits until it listens.
+    pub fn relaying(lab: &Lab, host: Host, relay: &Relay) -> Result<Self> {
         let stem = format!("kamailio-{}-{host}", unique());
-        let config = lab.dir().join(format!("{stem}.cfg"));
-        let log = lab.dir().join(format!("{stem}.log"));
-        write(&config, &configuration(host, family))?;
-        let runtime = lab.dir().join(format!("{stem}.run"));
-        fs::create_dir_all(&runtime)
-            .with_context(|| format!("cannot create {}", runtime.display()))?;
-        let mut command = lab.command(host, "kamailio")?;
-        // In the foreground, log to stderr, 64 MB shared and 4 MB private memory.
-        command
-            .args(["-DD", "-E", "-m", "64", "-M", "4", "-f"])
-            .arg(&config)
-            .arg("-Y")
-            .arg(&runtime)
-            .arg("-w")
-            .arg(lab.dir());
-        let mut process = Process::start(lab, host, command, &log)?;
-        process
-            .wait_for_udp_port(PORT, START)
-            .with_context(|| format!("Kamailio in {host} did not start"))?;
+        let process = launch(lab, host, &stem, &configuration(host, relay))?;
+        let log = CallLog::new(host, process.log().to_owned(), MARKER);
         Ok(Self {
             process,
-            uas,
-            log: CallLog::new(host, log, MARKER),
+            uas: None,
+            log,
+            pid_file: pid_file(lab, &stem),
         })
     }
 
-    /// One on every proxy.
+    /// One on every proxy, each with a UAS of its own.
     pub fn start_all(lab: &Lab, family: Family) -> Result<Vec<Self>> {
         (1..=lab.proxies())
             .map(|n| Self::start(lab, Host::Proxy(n), family))
@@ -82,27 +102,79 @@ impl Kamailio {
         &mut self.process
     }
 
-    /// The UAS behind it.
-    pub fn uas(&mut self) -> &mut Uas {
-        &mut self.uas
+    /// The UAS behind it, if that is its own.
+    pub fn uas(&mut self) -> Option<&mut Uas> {
+        self.uas.as_mut()
+    }
+
+    /// The file in which the id of its main process stands.
+    #[must_use]
+    pub fn pid_file(&self) -> &Path {
+        &self.pid_file
+    }
+
+    /// Its main process and all workers; they stay the same for as long as it runs.
+    #[must_use]
+    pub fn pids(&self) -> Vec<u32> {
+        process_tree::of(self.process.pid())
+    }
+
+    /// SIGKILL for all of its processes, as when the machine's memory runs out.
+    pub fn kill(&mut self) -> Result<()> {
+        process_tree::kill(&self.pids());
+        self.process.kill()
     }
 }
 
 impl Drop for Kamailio {
     fn drop(&mut self) {
-        // On SIGTERM the main process ends its children; SIGKILL would leave them to the lab's teardown.
-        if let Err(error) = self.process.terminate(Duration::from_secs(5)) {
-            eprintln!("lab: {error:#}");
-        }
+        end(&mut self.process);
     }
 }
 
-fn write(path: &Path, text: &str) -> Result<()> {
+/// Ends a Kamailio whole: on SIGTERM the main process ends its children; SIGKILL would leave them to the lab's
+/// teardown.
+pub(crate) fn end(process: &mut Process) {
+    if let Err(error) = process.terminate(Duration::from_secs(5)) {
+        eprintln!("lab: {error:#}");
+    }
+}
+
+/// Starts Kamailio with this configuration and waits until it listens.
+pub(crate) fn launch(lab: &Lab, host: Host, stem: &str, configuration: &str) -> Result<Process> {
+    let config = lab.dir().join(format!("{stem}.cfg"));
+    let log = lab.dir().join(format!("{stem}.log"));
+    write(&config, configuration)?;
+    let runtime = lab.dir().join(format!("{stem}.run"));
+    fs::create_dir_all(&runtime).with_context(|| format!("cannot create {}", runtime.display()))?;
+    let mut command = lab.command(host, "kamailio")?;
+    // In the foreground, log to stderr, 128 MB shared and 4 MB private memory.
+    command
+        .args(["-DD", "-E", "-m", "128", "-M", "4", "-f"])
+        .arg(&config)
+        .arg("-P")
+        .arg(pid_file(lab, stem))
+        .arg("-Y")
+        .arg(&runtime)
+        .arg("-w")
+        .arg(lab.dir());
+    let mut process = Process::start(lab, host, command, &log)?;
+    process
+        .wait_for_udp_port(PORT, START)
+        .with_context(|| format!("Kamailio in {host} did not start"))?;
+    Ok(process)
+}
+
+fn pid_file(lab: &Lab, stem: &str) -> PathBuf {
+    lab.dir().join(format!("{stem}.pid"))
+}
+
+pub(crate) fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// An address as it stands in a SIP URI.
-struct InUri(IpAddr);
+pub(crate) struct InUri(pub(crate) IpAddr);
 
 impl fmt::Display for InUri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -113,12 +185,19 @@ impl fmt::Display for InUri {
     }
 }
 
-fn configuration(host: Host, family: Family) -> String {
+fn configuration(host: Host, relay: &Relay) -> String {
+    let vip = InUri(vip(relay.family));
+    let record_route = match relay.record_route {
+        RecordRoute::Vip => format!("record_route_preset(\"{vip}:{PORT}\")"),
+        RecordRoute::Own => "record_route()".to_owned(),
+    };
     include_str!("scenarios/kamailio.cfg")
-        .replace("@OWN@", &InUri(host.address(family)).to_string())
-        .replace("@VIP@", &InUri(vip(family)).to_string())
+        .replace("@OWN@", &InUri(host.address(relay.family)).to_string())
+        .replace("@VIP@", &vip.to_string())
         .replace("@PORT@", &PORT.to_string())
-        .replace("@UAS_PORT@", &UAS_PORT.to_string())
+        .replace("@RECORD_ROUTE@", &record_route)
+        .replace("@NEXT@", &relay.next.to_string())
+        .replace("@NEXT_PORT@", &relay.next.port().to_string())
 }
 
 #[cfg(test)]
@@ -127,7 +206,15 @@ mod tests {
 
     #[test]
     fn addresses_are_written_as_in_a_uri() {
-        let text = configuration(Host::Proxy(3), Family::V6);
+        let host = Host::Proxy(3);
+        let text = configuration(
+            host,
+            &Relay {
+                family: Family::V6,
+                next: host.socket(Family::V6, UAS_PORT),
+                record_route: RecordRoute::Vip,
+            },
+        );
         assert!(text.contains("listen=udp:[fd00:210:3::2]:5060"), "{text}");
         assert!(!text.contains('@'), "{text}");
     }

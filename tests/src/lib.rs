@@ -2,15 +2,21 @@
 //!
 //! - [`lab`]: network namespaces that stand for the client, the forwarder and the proxies, and the daemon in them.
 //! - [`sipp`] and [`kamailio`]: real SIP traffic and a real proxy, with a record of which backend saw which call.
+//! - [`dispatcher`]: Kamailio's dispatcher in the forwarder's place, to compare with.
+//! - [`agent`]: agents beside the proxies, and a CPU that is as busy as a test says.
+//! - [`load`]: the CPU that proxies take, second by second, and how evenly.
 //! - [`frames`] and [`messages`]: packets and SIP messages built byte by byte, for tests that send their own.
 //! - [`program`]: the XDP program on single packets, without an interface.
 //!
 //! Nothing here decides anything about forwarding: expectations live in the tests.
 
+pub mod agent;
 pub mod calls;
+pub mod dispatcher;
 pub mod frames;
 pub mod kamailio;
 pub mod lab;
+pub mod load;
 pub mod messages;
 pub mod program;
 pub mod sipp;

@@ -31,6 +31,8 @@ use crate::lab::{Family, Host, Lab, Process};
 
 const UAC: &str = include_str!("scenarios/uac.xml");
 const UAS: &str = include_str!("scenarios/uas.xml");
+const PATIENT_UAC: &str = include_str!("scenarios/patient_uac.xml");
+const CALLEE: &str = include_str!("scenarios/callee.xml");
 const START: Duration = Duration::from_secs(10);
 /// More than a second of traffic; the kernel caps it at `net.core.rmem_max`.
 const SOCKET_BUFFER: &str = "4194304";
@@ -56,6 +58,9 @@ pub struct CallOptions {
     pub deadline: Duration,
     /// The caller's port.
     pub local_port: u16,
+    /// How long to wait for each answer before the call has failed. A caller that has such a limit is patient: it
+    /// passes over what comes twice, late or out of turn, where one without gives the call up at once.
+    pub patience: Option<Duration>,
 }
 
 impl Default for CallOptions {
@@ -68,6 +73,7 @@ impl Default for CallOptions {
             retransmit: true,
             deadline: Duration::from_mins(1),
             local_port: 5061,
+            patience: None,
         }
     }
 }
@@ -125,8 +131,18 @@ impl Uas {
     /// Starts it on `address` and waits until it listens.
     pub fn start(lab: &Lab, host: Host, address: SocketAddr) -> Result<Self> {
         let stem = format!("uas-{}-{host}-{}", unique(), address.port());
+        let command = sipp(lab, host, &stem, UAS, address)?;
+        Self::launch(lab, host, address, &stem, command)
+    }
+
+    fn launch(
+        lab: &Lab,
+        host: Host,
+        address: SocketAddr,
+        stem: &str,
+        mut command: Command,
+    ) -> Result<Self> {
         let calls = lab.dir().join(format!("{stem}.calls"));
-        let mut command = sipp(lab, host, &stem, UAS, address)?;
         command.arg("-trace_logs").arg("-log_file").arg(&calls);
         let output = lab.dir().join(format!("{stem}.log"));
         let mut process = Process::start(lab, host, command, &output)?;
@@ -137,6 +153,18 @@ impl Uas {
             process,
             log: CallLog::new(host, calls, MARKER),
         })
+    }
+
+    /// The lab's callee: answers whatever is asked, and again when it is asked again. With `retransmit` it repeats a
+    /// 200 that is not acknowledged.
+    pub fn start_callee(lab: &Lab, address: SocketAddr, retransmit: bool) -> Result<Self> {
+        let stem = format!("callee-{}", unique());
+        let mut command = sipp(lab, Host::Callee, &stem, CALLEE, address)?;
+        command.args(["-default_behaviors", "none"]);
+        if !retransmit {
+            command.arg("-nr");
+        }
+        Self::launch(lab, Host::Callee, address, &stem, command)
     }
 
     /// One on port 5060 of every proxy.
@@ -175,7 +203,8 @@ impl Uac {
         let stem = format!("uac-{}", unique());
         let file = |kind: &str| lab.dir().join(format!("{stem}.{kind}"));
         let own = Host::Client.socket(options.family, options.local_port);
-        let mut command = sipp(lab, Host::Client, &stem, UAC, own)?;
+        let scenario = options.patience.map_or(UAC, |_| PATIENT_UAC);
+        let mut command = sipp(lab, Host::Client, &stem, scenario, own)?;
         command
             .args(["-m", &options.calls.to_string()])
             .args(["-l", &options.calls.to_string()])
@@ -187,6 +216,11 @@ impl Uac {
             .arg(file("errors"));
         if !options.retransmit {
             command.arg("-nr");
+        }
+        if let Some(patience) = options.patience {
+            command
+                .args(["-default_behaviors", "none", "-recv_timeout"])
+                .arg(patience.as_millis().to_string());
         }
         command.arg(target.to_string());
         Ok(Self {

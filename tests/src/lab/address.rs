@@ -4,6 +4,7 @@
 //! |---|---|---|---|---|
 //! | client | `to-client` | `client` | 10.210.0.0/24 | `fd00:210::/64` |
 //! | proxy N | `to-pN` | `pN` | 10.210.N.0/24 | `fd00:210:N::/64` |
+//! | callee, if there is one | `to-callee` | `callee` | 10.210.254.0/24 | `fd00:210:fe::/64` |
 //!
 //! The forwarder is `.1` and `::1` on every link, the other end `.2` and `::2`. The VIP is on the forwarder's `lo`.
 
@@ -22,7 +23,21 @@ pub enum Host {
     Forwarder,
     /// Proxy 1 and up.
     Proxy(u8),
+    /// Where calls end that the proxies relay, on a link of its own: it outlives every proxy.
+    Callee,
 }
+
+/// Which hosts a lab has besides client and forwarder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// How many proxies.
+    pub(super) proxies: u8,
+    /// Whether there is a callee.
+    pub(super) callee: bool,
+}
+
+/// The number of the callee's link.
+const CALLEE_LINK: u8 = 254;
 
 /// Which IP version a test speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -43,6 +58,7 @@ impl fmt::Display for Host {
             Self::Client => f.write_str("client"),
             Self::Forwarder => f.write_str("fwd"),
             Self::Proxy(n) => write!(f, "p{n}"),
+            Self::Callee => f.write_str("callee"),
         }
     }
 }
@@ -54,12 +70,15 @@ impl FromStr for Host {
         match text {
             "client" => Ok(Self::Client),
             "fwd" => Ok(Self::Forwarder),
+            "callee" => Ok(Self::Callee),
             _ => text
                 .strip_prefix('p')
                 .and_then(|n| n.parse().ok())
                 .filter(|n| (1..=MAX_PROXIES).contains(n))
                 .map(Self::Proxy)
-                .ok_or_else(|| anyhow::anyhow!("`{text}` is no host: say client, fwd, p1, p2 …")),
+                .ok_or_else(|| {
+                    anyhow::anyhow!("`{text}` is no host: say client, fwd, p1, p2 … or callee")
+                }),
         }
     }
 }
@@ -71,6 +90,7 @@ impl Host {
             Self::Client => Some(0),
             Self::Forwarder => None,
             Self::Proxy(n) => Some(n),
+            Self::Callee => Some(CALLEE_LINK),
         }
     }
 
@@ -139,17 +159,18 @@ fn mac_text(mac: Mac) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-/// Client, forwarder, proxies.
-pub(super) fn hosts(proxies: u8) -> impl Iterator<Item = Host> {
+/// Client, forwarder, proxies, callee.
+pub(super) fn hosts(plan: Plan) -> impl Iterator<Item = Host> {
     [Host::Client, Host::Forwarder]
         .into_iter()
-        .chain((1..=proxies).map(Host::Proxy))
+        .chain((1..=plan.proxies).map(Host::Proxy))
+        .chain(plan.callee.then_some(Host::Callee))
 }
 
 /// `ip` lines, for the root namespace, that make the veth pairs inside the namespaces.
-pub(super) fn links(id: &str, proxies: u8) -> Vec<String> {
+pub(super) fn links(id: &str, plan: Plan) -> Vec<String> {
     let forwarder = namespace::name(id, Host::Forwarder);
-    hosts(proxies)
+    hosts(plan)
         .filter(|host| *host != Host::Forwarder)
         .map(|host| {
             format!(
@@ -164,12 +185,12 @@ pub(super) fn links(id: &str, proxies: u8) -> Vec<String> {
 }
 
 /// `ip` lines, for the host's own namespace, that give it addresses, neighbours and routes.
-pub(super) fn addresses(host: Host, proxies: u8) -> Vec<String> {
+pub(super) fn addresses(host: Host, plan: Plan) -> Vec<String> {
     let mut lines = vec!["link set lo up".to_owned()];
     if host == Host::Forwarder {
         lines.push(format!("address add {}/32 dev lo", vip(Family::V4)));
         lines.push(format!("address add {}/128 dev lo nodad", vip(Family::V6)));
-        for other in hosts(proxies).filter(|other| *other != Host::Forwarder) {
+        for other in hosts(plan).filter(|other| *other != Host::Forwarder) {
             let end = End {
                 device: format!("to-{other}"),
                 own: |family| other.gateway(family),

@@ -1,4 +1,5 @@
-//! A machine room in network namespaces: one client, one forwarder, some proxies, joined by veth pairs.
+//! A machine room in network namespaces: one client, one forwarder, some proxies, joined by veth pairs; and, where it
+//! is asked for, a callee on a link of its own, which the proxies relay calls to.
 //!
 //! Everything is made inside the namespaces; the root namespace never sees an interface. Addresses, MACs and
 //! names are fixed (see [`address`]), neighbours are permanent and duplicate address detection is off, so two runs
@@ -8,10 +9,12 @@
 //! behind is removed when the next lab is made. `lab up` makes one that stays until `lab down`.
 
 pub mod address;
+pub mod cgroup;
 pub mod daemon;
 pub mod namespace;
 mod peers;
 pub mod process;
+pub mod process_tree;
 mod registry;
 mod teardown;
 
@@ -25,14 +28,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use address::Plan;
 pub use address::{Family, Host, Mac, vip};
+pub use cgroup::CpuGroup;
 pub use daemon::{Backend, Daemon, DaemonSpec, Service};
 pub use namespace::Namespace;
 use peers::PeerPrograms;
 pub use process::Process;
 
-/// How many proxies a lab can have: their number is one byte of their address, and 255 is the VIP's.
-pub const MAX_PROXIES: u8 = 254;
+/// How many proxies a lab can have: their number is one byte of their address, 254 is the callee's and 255 the VIP's.
+pub const MAX_PROXIES: u8 = 253;
 
 /// A running lab. Clones are handles to the same one; it is torn down with the last of them.
 #[derive(Clone, Debug)]
@@ -43,7 +48,7 @@ pub struct Lab {
 #[derive(Debug)]
 struct Inner {
     id: String,
-    proxies: u8,
+    plan: Plan,
     namespaces: BTreeMap<Host, Namespace>,
     lifetime: Lifetime,
     peers: Mutex<Option<PeerPrograms>>,
@@ -61,13 +66,28 @@ enum Lifetime {
 impl Lab {
     /// Makes a lab with `proxies` proxies that lives as long as its handles.
     pub fn new(proxies: u8) -> Result<Self> {
+        Self::of_handle(Plan {
+            proxies,
+            callee: false,
+        })
+    }
+
+    /// The same with a callee, which the proxies reach through the forwarder's namespace.
+    pub fn with_callee(proxies: u8) -> Result<Self> {
+        Self::of_handle(Plan {
+            proxies,
+            callee: true,
+        })
+    }
+
+    fn of_handle(plan: Plan) -> Result<Self> {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
         let id = format!(
             "{}-{}",
             std::process::id(),
             COUNTER.fetch_add(1, Ordering::Relaxed)
         );
-        Self::create(&id, proxies, Lifetime::Handle)
+        Self::create(&id, plan, Lifetime::Handle)
     }
 
     /// Makes a lab that stays when this process ends, until [`Lab::down`] with the same word.
@@ -75,7 +95,11 @@ impl Lab {
     /// The word is up to 20 letters, digits and dashes and begins with a letter.
     pub fn up(word: &str, proxies: u8) -> Result<Self> {
         check_word(word)?;
-        Self::create(word, proxies, Lifetime::UntilDown)
+        let plan = Plan {
+            proxies,
+            callee: false,
+        };
+        Self::create(word, plan, Lifetime::UntilDown)
     }
 
     /// A handle to a lab that [`Lab::up`] made, in this process or another.
@@ -87,10 +111,14 @@ impl Lab {
             "no lab is up under the name {word}; make one with `cargo xtask lab up`"
         );
         let proxies = u8::try_from(names.len().saturating_sub(2))?;
-        let namespaces = open_namespaces(word, proxies)?;
+        let plan = Plan {
+            proxies,
+            callee: false,
+        };
+        let namespaces = open_namespaces(word, plan)?;
         Ok(Self::wrap(
             word.to_owned(),
-            proxies,
+            plan,
             namespaces,
             Lifetime::UntilDown,
         ))
@@ -113,8 +141,9 @@ impl Lab {
         Ok(())
     }
 
-    fn create(id: &str, proxies: u8, lifetime: Lifetime) -> Result<Self> {
+    fn create(id: &str, plan: Plan, lifetime: Lifetime) -> Result<Self> {
         require_root()?;
+        let proxies = plan.proxies;
         ensure!(
             (1..=MAX_PROXIES).contains(&proxies),
             "a lab has 1 to {MAX_PROXIES} proxies, not {proxies}"
@@ -128,21 +157,21 @@ impl Lab {
         if lifetime == Lifetime::Handle {
             registry::add(id)?;
         }
-        build(id, proxies)
-            .map(|namespaces| Self::wrap(id.to_owned(), proxies, namespaces, lifetime))
+        build(id, plan)
+            .map(|namespaces| Self::wrap(id.to_owned(), plan, namespaces, lifetime))
             .inspect_err(|_| teardown::destroy(id, &registry::remove(id)))
             .with_context(|| format!("making the lab {id} with {proxies} proxies failed"))
     }
 
     fn wrap(
         id: String,
-        proxies: u8,
+        plan: Plan,
         namespaces: BTreeMap<Host, Namespace>,
         lifetime: Lifetime,
     ) -> Self {
         let inner = Inner {
             id,
-            proxies,
+            plan,
             namespaces,
             lifetime,
             peers: Mutex::new(None),
@@ -173,10 +202,10 @@ impl Lab {
     /// How many proxies there are.
     #[must_use]
     pub fn proxies(&self) -> u8 {
-        self.inner.proxies
+        self.inner.plan.proxies
     }
 
-    /// All hosts: client, forwarder, then the proxies.
+    /// All hosts: client, forwarder, the proxies, then the callee.
     #[must_use]
     pub fn hosts(&self) -> Vec<Host> {
         self.inner.namespaces.keys().copied().collect()
@@ -214,6 +243,15 @@ impl Lab {
         teardown::bpf_dir(self.id())
     }
 
+    /// Cuts a host off: its end of the link to the forwarder goes down.
+    pub fn cut(&self, host: Host) -> Result<()> {
+        let interface = host
+            .interface()
+            .with_context(|| format!("{host} has no link of its own"))?;
+        self.namespace(host)?
+            .ip_batch(&[format!("link set {interface} down")])
+    }
+
     /// The forwarder's interfaces, `to-client` first.
     #[must_use]
     pub fn forwarder_interfaces(&self) -> Vec<String> {
@@ -242,26 +280,26 @@ impl Drop for Inner {
     }
 }
 
-fn build(id: &str, proxies: u8) -> Result<BTreeMap<Host, Namespace>> {
+fn build(id: &str, plan: Plan) -> Result<BTreeMap<Host, Namespace>> {
     make_dir(&teardown::lab_dir(id))?;
-    let names: Vec<_> = address::hosts(proxies)
+    let names: Vec<_> = address::hosts(plan)
         .map(|host| namespace::name(id, host))
         .collect();
     namespace::add(&names)?;
-    let namespaces = open_namespaces(id, proxies)?;
+    let namespaces = open_namespaces(id, plan)?;
     for (host, namespace) in &namespaces {
         namespace.set_sysctls(&address::sysctls(*host))?;
     }
-    namespace::ip_batch(&address::links(id, proxies))?;
+    namespace::ip_batch(&address::links(id, plan))?;
     for (host, namespace) in &namespaces {
-        namespace.ip_batch(&address::addresses(*host, proxies))?;
-        namespace.set_offloads(*host, proxies)?;
+        namespace.ip_batch(&address::addresses(*host, plan))?;
+        namespace.set_offloads(*host, plan)?;
     }
     Ok(namespaces)
 }
 
-fn open_namespaces(id: &str, proxies: u8) -> Result<BTreeMap<Host, Namespace>> {
-    address::hosts(proxies)
+fn open_namespaces(id: &str, plan: Plan) -> Result<BTreeMap<Host, Namespace>> {
+    address::hosts(plan)
         .map(|host| Ok((host, Namespace::open(&namespace::name(id, host))?)))
         .collect()
 }

@@ -13,7 +13,7 @@ use std::thread;
 
 use anyhow::{Context, Result, ensure};
 
-use super::address::Host;
+use super::address::{Host, Plan};
 
 /// Where `ip netns add` binds namespaces.
 const RUN: &str = "/run/netns";
@@ -83,11 +83,11 @@ impl Namespace {
 
     /// Whole checksums on what is sent (redirected frames lose the promise of a later one), and GRO on the hosts'
     /// ends: it gives them the NAPI without which veth refuses frames redirected to it.
-    pub(super) fn set_offloads(&self, host: Host, proxies: u8) -> Result<()> {
+    pub(super) fn set_offloads(&self, host: Host, plan: Plan) -> Result<()> {
         if let Some(device) = host.interface() {
             return self.ethtool(&device, &["tx", "off", "gro", "on"]);
         }
-        super::address::hosts(proxies)
+        super::address::hosts(plan)
             .filter_map(Host::forwarder_interface)
             .try_for_each(|device| self.ethtool(&device, &["tx", "off"]))
     }

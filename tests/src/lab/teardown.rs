@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use super::{namespace, process};
+use super::{cgroup, namespace, process};
 
 /// The lab's directory for logs and configurations.
 pub(super) fn lab_dir(id: &str) -> PathBuf {
@@ -18,7 +18,8 @@ pub(super) fn bpf_dir(id: &str) -> PathBuf {
 /// The names of all such directories, of any lab.
 pub(super) fn directory_names() -> Vec<String> {
     [lab_dir(""), bpf_dir("")]
-        .iter()
+        .into_iter()
+        .chain(cgroup::folders(""))
         .filter_map(|path| fs::read_dir(path.parent()?).ok())
         .flatten()
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
@@ -38,6 +39,7 @@ pub(super) fn destroy(id: &str, pids: &[u32]) {
         }
         namespace::remove(&names);
     }
+    cgroup::remove_all(id);
     remove_tree(&bpf_dir(id));
     remove_tree(&lab_dir(id));
 }

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: what it costs, each figure beside a yardstick of the same run.
 
 mod fastpath;
+mod oslb;
 
 use clap::{Args, Subcommand};
 
@@ -17,12 +18,15 @@ pub(crate) struct Bench {
 enum Name {
     /// Nanoseconds per packet in the XDP program, and what the verifier made of it.
     Fastpath(fastpath::Fastpath),
+    /// Failed calls and balance when all is well, a proxy fails, a hog eats its CPU; beside Kamailio's dispatcher.
+    Oslb(oslb::Oslb),
 }
 
 impl Bench {
     pub(crate) fn run(&self) -> anyhow::Result<Outcome> {
         match &self.name {
             Name::Fastpath(bench) => bench.run(),
+            Name::Oslb(bench) => bench.run(),
         }
     }
 }

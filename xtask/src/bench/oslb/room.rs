@@ -1,0 +1,178 @@
+//! The lab of one run: two proxies, the callee they relay to, and what stands before them.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::Context as _;
+use sip_forwarder_tests::{
+    agent::{Agent, AgentSpec, CpuSource, MasterKey},
+    dispatcher::{Dispatcher, Tuning},
+    kamailio::{Kamailio, RecordRoute, Relay, UAS_PORT},
+    lab::{CpuGroup, Daemon, DaemonSpec, Family, Host, Lab, daemon},
+    load::Server,
+    sipp::Uas,
+};
+
+use super::{
+    Health, Settings,
+    plan::{Case, Front, Run},
+};
+
+const PROXIES: u8 = 2;
+const FAMILY: Family = Family::V4;
+const SERVICE: &str = "lab";
+/// How long agents and probes may take to report all proxies alive.
+const ALIVE: Duration = Duration::from_secs(15);
+
+/// All that is alive during a run. It goes in this order.
+pub(super) struct Room {
+    front: Standing,
+    _agents: Vec<Agent>,
+    pub(super) proxies: Vec<Kamailio>,
+    _callee: Uas,
+    /// The proxies' CPUs, where they are limited.
+    pub(super) groups: Vec<CpuGroup>,
+    pub(super) lab: Lab,
+}
+
+/// What stands before the proxies.
+enum Standing {
+    Forwarder(Daemon),
+    Dispatcher { _box: Dispatcher },
+}
+
+/// The programs a run needs.
+#[derive(Clone, Copy)]
+pub(super) struct Programs<'a> {
+    pub(super) daemon: &'a Path,
+    pub(super) xdp: &'a Path,
+}
+
+impl Room {
+    /// Starts everything and waits until all proxies are in use.
+    pub(super) fn start(
+        programs: Programs<'_>,
+        run: &Run,
+        settings: &Settings,
+    ) -> anyhow::Result<Self> {
+        let lab = Lab::with_callee(PROXIES)?;
+        let next = Host::Callee.socket(FAMILY, UAS_PORT);
+        let callee = Uas::start_callee(&lab, next, run.retransmission)?;
+        let record_route = match run.front {
+            Front::Kamailio | Front::KamailioTuned => RecordRoute::Own,
+            _ => RecordRoute::Vip,
+        };
+        let relay = Relay {
+            family: FAMILY,
+            next,
+            record_route,
+        };
+        let proxies = hosts()
+            .map(|host| Kamailio::relaying(&lab, host, &relay))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        let groups = match run.case {
+            Case::E => limit(&lab, &proxies, settings.cpu_limit)?,
+            Case::A | Case::C => Vec::new(),
+        };
+        let (front, agents) = stand_up(&lab, programs, run, settings.health, &proxies)?;
+        Ok(Self {
+            front,
+            _agents: agents,
+            proxies,
+            _callee: callee,
+            groups,
+            lab,
+        })
+    }
+
+    /// The proxies' processes.
+    pub(super) fn servers(&self) -> Vec<Server> {
+        hosts()
+            .zip(&self.proxies)
+            .map(|(host, proxy)| Server {
+                host,
+                pids: proxy.pids(),
+            })
+            .collect()
+    }
+
+    /// For a message on stderr when something went wrong.
+    pub(super) fn log(&self) -> String {
+        match &self.front {
+            Standing::Forwarder(daemon) => daemon.log().display().to_string(),
+            Standing::Dispatcher { .. } => self.lab.dir().display().to_string(),
+        }
+    }
+}
+
+fn hosts() -> impl Iterator<Item = Host> {
+    (1..=PROXIES).map(Host::Proxy)
+}
+
+fn limit(lab: &Lab, proxies: &[Kamailio], cores: f64) -> anyhow::Result<Vec<CpuGroup>> {
+    hosts()
+        .zip(proxies)
+        .map(|(host, proxy)| {
+            let group = CpuGroup::new(lab, host, cores)?;
+            group.add(&proxy.pids())?;
+            Ok(group)
+        })
+        .collect()
+}
+
+fn stand_up(
+    lab: &Lab,
+    programs: Programs<'_>,
+    run: &Run,
+    health: Health,
+    proxies: &[Kamailio],
+) -> anyhow::Result<(Standing, Vec<Agent>)> {
+    let (policy, alpha) = match run.front {
+        Front::OursRr => ("round-robin", None),
+        Front::OursHash => ("hash", None),
+        Front::OursUngated => ("round-robin", Some(1.0)),
+        Front::Kamailio => return dispatcher(lab, Tuning::Default),
+        Front::KamailioTuned => return dispatcher(lab, Tuning::Tuned),
+    };
+    lab.accept_xdp(programs.xdp)?;
+    let mut spec = DaemonSpec::of_lab(programs.daemon, lab, FAMILY);
+    let service = &mut spec.services[0];
+    SERVICE.clone_into(&mut service.name);
+    service.health = health.word();
+    service.extra = format!("policy = \"{policy}\"\n");
+    if let Some(alpha) = alpha {
+        service.extra += &format!("[service.gate]\nalpha = {alpha:?}\n");
+    }
+    let mut agents = Vec::new();
+    if health == Health::Agent {
+        let key = MasterKey::new(lab, programs.daemon)?;
+        spec.forwarder_extra = key.heartbeats();
+        for (host, proxy) in hosts().zip(proxies) {
+            agents.push(Agent::start(
+                &key,
+                &AgentSpec {
+                    service: SERVICE,
+                    host,
+                    family: FAMILY,
+                    pid_file: proxy.pid_file(),
+                    cpu: CpuSource::Auto,
+                },
+            )?);
+        }
+    }
+    let daemon = Daemon::start(lab, &spec)?;
+    daemon.wait_resolved(ALIVE)?;
+    daemon
+        .wait_for("had all proxies alive", ALIVE, |status| {
+            health == Health::None
+                || daemon::backends(status)
+                    .iter()
+                    .all(|backend| backend["state"] == "alive" && backend["open"] == true)
+        })
+        .context("the forwarder does not use all proxies")?;
+    Ok((Standing::Forwarder(daemon), agents))
+}
+
+fn dispatcher(lab: &Lab, tuning: Tuning) -> anyhow::Result<(Standing, Vec<Agent>)> {
+    let _box = Dispatcher::start(lab, FAMILY, tuning)?;
+    Ok((Standing::Dispatcher { _box }, Vec::new()))
+}
