@@ -92,15 +92,12 @@ impl Conductor {
             .iter()
             .map(|service| {
                 let timing = timing(config);
-                let control = match old.remove(&service.name) {
-                    Some(mut control) => {
-                        control.reconfigure(now, unix(), service, timing);
-                        control
-                    }
-                    None => {
-                        let nothing = Saved::default();
-                        ServiceControl::new(now, unix(), service, timing, &nothing, |_| false)
-                    }
+                let control = if let Some(mut control) = old.remove(&service.name) {
+                    control.reconfigure(now, unix(), service, timing);
+                    control
+                } else {
+                    let nothing = Saved::default();
+                    ServiceControl::new(now, unix(), service, timing, &nothing, |_| false)
                 };
                 Conducted::of(service, numbering, control)
             })

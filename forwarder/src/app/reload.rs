@@ -89,17 +89,17 @@ fn publish_all(daemon: &mut Daemon) -> anyhow::Result<()> {
 }
 
 fn refuse_what_needs_a_restart(old: &Config, new: &Config) -> Result<(), String> {
-    let section = if old.limits != new.limits {
-        "limits"
-    } else {
-        let named = |config: &Config| config::Forwarder {
-            name: String::new(),
-            ..config.forwarder.clone()
-        };
-        if named(old) == named(new) {
-            return Ok(());
-        }
-        "forwarder"
+    let but_its_name = |config: &Config| config::Forwarder {
+        name: String::new(),
+        ..config.forwarder.clone()
+    };
+    let section = match (
+        old.limits == new.limits,
+        but_its_name(old) == but_its_name(new),
+    ) {
+        (true, true) => return Ok(()),
+        (false, _) => "limits",
+        (true, false) => "forwarder",
     };
     Err(format!(
         "[{section}] was changed; that needs a restart of the daemon (no message is lost)"
