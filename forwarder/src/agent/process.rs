@@ -4,6 +4,7 @@ use std::{fs, io, os::fd::OwnedFd, path::Path, process::Stdio, time::Duration};
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
     process::{Pid, PidfdFlags, pidfd_open},
 };
 use tokio::{
@@ -40,7 +41,7 @@ pub(super) async fn watch(what: Watch, interval: Duration, changes: mpsc::Sender
                 if changes.send(Some(pid)).await.is_err() {
                     return;
                 }
-                ended(process).await;
+                ended(process, interval).await;
                 tracing::warn!(pid, "the proxy's process has ended");
                 if changes.send(None).await.is_err() {
                     return;
@@ -59,29 +60,62 @@ pub(super) async fn watch(what: Watch, interval: Duration, changes: mpsc::Sender
     }
 }
 
+/// Waits for the end of a process.
+enum Handle {
+    Pidfd(AsyncFd<OwnedFd>),
+    /// Its number, where there are no pidfds: before Linux 5.3, or forbidden in a container.
+    Number(u32),
+}
+
 /// A handle of a process, unless it has ended: then it may still be there for its parent to collect.
-fn open(pid: u32) -> Option<AsyncFd<OwnedFd>> {
-    let pid = Pid::from_raw(pid.try_into().ok()?)?;
-    let process = pidfd_open(pid, PidfdFlags::NONBLOCK)
-        .or_else(|_| pidfd_open(pid, PidfdFlags::empty()))
-        .ok()?;
+fn open(pid: u32) -> Option<Handle> {
+    let number = Pid::from_raw(pid.try_into().ok()?)?;
+    match pidfd_open(number, PidfdFlags::empty()) {
+        Ok(process) if !has_ended(&process) => {
+            // SAFETY: an `OwnedFd` keeps its descriptor open as long as it lives.
+            let process = unsafe { AsyncFd::register_with_interest(process, Interest::READABLE) };
+            process.ok().map(Handle::Pidfd)
+        }
+        Ok(_) | Err(Errno::SRCH) => None,
+        Err(error) if lives(pid) => {
+            tracing::info!(pid, %error, "no pidfd for the proxy's process; looking after it at each interval");
+            Some(Handle::Number(pid))
+        }
+        Err(_) => None,
+    }
+}
+
+/// A pidfd is readable when its process has ended (`pidfd_open(2)`).
+fn has_ended(process: &OwnedFd) -> bool {
     let now = Timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
-    let over = poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&now)) != Ok(0);
-    if over {
-        return None;
-    }
-    // SAFETY: an `OwnedFd` keeps its descriptor open as long as it lives.
-    unsafe { AsyncFd::register_with_interest(process, Interest::READABLE) }.ok()
+    poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&now)) != Ok(0)
 }
 
-/// A pidfd is readable when its process has ended (`pidfd_open(2)`).
-async fn ended(process: AsyncFd<OwnedFd>) {
-    if let Err(error) = process.readable().await {
-        tracing::warn!(%error, "cannot watch the proxy's process; it is looked for again");
+async fn ended(process: Handle, interval: Duration) {
+    match process {
+        Handle::Pidfd(process) => {
+            if let Err(error) = process.readable().await {
+                tracing::warn!(%error, "cannot watch the proxy's process; it is looked for again");
+            }
+        }
+        Handle::Number(pid) => {
+            while lives(pid) {
+                sleep(interval).await;
+            }
+        }
     }
+}
+
+/// Is there such a process, and has it not ended?
+fn lives(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.is_ok_and(|stat| {
+        let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
+        state.is_some_and(|state| !state.starts_with(['Z', 'X']))
+    })
 }
 
 async fn find(what: &Watch) -> Option<u32> {
@@ -194,6 +228,18 @@ mod tests {
             "a-long-name-of-a-process",
         );
         assert_eq!(process.map(|process| process.start), Some(3));
+    }
+
+    #[tokio::test]
+    async fn without_pidfds_the_end_is_seen_within_an_interval() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let wait = ended(Handle::Number(child.id()), Duration::from_millis(10));
+        tokio::pin!(wait);
+        let early = timeout(Duration::from_millis(50), &mut wait).await;
+        assert!(early.is_err());
+        child.kill().unwrap();
+        timeout(Duration::from_secs(1), wait).await.unwrap();
+        child.wait().unwrap();
     }
 
     #[tokio::test]
