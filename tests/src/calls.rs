@@ -1,12 +1,13 @@
 //! Which backend saw which call, from the logs that `SIPp` and Kamailio keep.
 //!
-//! Each backend appends one line per request: `METHOD Call-ID`. Reading them afterwards says how many calls each
+//! Each backend appends one line per request: `METHOD Call-ID`, and Kamailio the time behind it. Reading them afterwards says how many calls each
 //! backend got and how many calls were torn, that is seen by more than one.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -61,15 +62,23 @@ impl CallLog {
 
     /// Reads it. A log that does not exist yet is empty.
     pub fn read(&self) -> Result<Seen> {
-        let text = match fs::read(&self.path) {
-            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
-            Err(error) => {
-                return Err(error)
-                    .with_context(|| format!("cannot read the call log {}", self.path.display()));
-            }
-        };
-        Ok(self.parse(&text))
+        Ok(self.parse(&self.text()?))
+    }
+
+    /// The Call-ID and the time of every request in it. Only Kamailio's log has times.
+    pub fn times(&self) -> Result<Vec<(String, Duration)>> {
+        let text = self.text()?;
+        let timed = |entry: Entry<'_>| Some((entry.call_id.to_owned(), entry.at?));
+        Ok(self.entries(&text).filter_map(timed).collect())
+    }
+
+    fn text(&self) -> Result<String> {
+        match fs::read(&self.path) {
+            Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
+            Err(error) => Err(error)
+                .with_context(|| format!("cannot read the call log {}", self.path.display())),
+        }
     }
 
     fn parse(&self, text: &str) -> Seen {
@@ -78,21 +87,49 @@ impl CallLog {
             started: HashSet::new(),
             touched: HashSet::new(),
         };
-        for line in text.lines() {
-            let Some((_, entry)) = line.split_once(self.marker) else {
-                continue;
-            };
-            let mut words = entry.split_whitespace();
-            let (Some(method), Some(call_id)) = (words.next(), words.next()) else {
-                continue;
-            };
-            if method == "INVITE" {
-                seen.started.insert(call_id.to_owned());
+        for entry in self.entries(text) {
+            if entry.method == "INVITE" {
+                seen.started.insert(entry.call_id.to_owned());
             }
-            seen.touched.insert(call_id.to_owned());
+            seen.touched.insert(entry.call_id.to_owned());
         }
         seen
     }
+
+    fn entries<'a>(&self, text: &'a str) -> impl Iterator<Item = Entry<'a>> {
+        let marker = self.marker;
+        text.lines()
+            .filter_map(move |line| Entry::parse(line.split_once(marker)?.1))
+    }
+}
+
+/// One request in a log.
+struct Entry<'a> {
+    method: &'a str,
+    call_id: &'a str,
+    /// When, since 1970.
+    at: Option<Duration>,
+}
+
+impl<'a> Entry<'a> {
+    fn parse(text: &'a str) -> Option<Self> {
+        let mut words = text.split_whitespace();
+        Some(Self {
+            method: words.next()?,
+            call_id: words.next()?,
+            at: words.next().and_then(seconds),
+        })
+    }
+}
+
+/// `1700000000.000123` → as much since 1970. The microseconds are always six digits.
+fn seconds(text: &str) -> Option<Duration> {
+    let (seconds, micros) = text.split_once('.')?;
+    let micros: u32 = micros.parse().ok()?;
+    Some(Duration::new(
+        seconds.parse().ok()?,
+        micros.checked_mul(1_000)?,
+    ))
 }
 
 /// The calls per backend. Several logs of one backend, from before and after a restart, count as one.
@@ -130,6 +167,15 @@ pub fn split(seen: &[Seen]) -> BTreeSet<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_to_the_microsecond() {
+        assert_eq!(
+            seconds("1700000000.000123"),
+            Some(Duration::from_micros(1_700_000_000_000_123))
+        );
+        assert_eq!(seconds("now"), None);
+    }
 
     #[test]
     fn a_call_is_split_when_any_request_went_elsewhere() {

@@ -80,7 +80,7 @@ impl Kamailio {
             process,
             uas: None,
             log,
-            pid_file: pid_file(lab, &stem),
+            pid_file: pid_file(lab, host),
         })
     }
 
@@ -153,7 +153,7 @@ pub(crate) fn launch(lab: &Lab, host: Host, stem: &str, configuration: &str) -> 
         .args(["-DD", "-E", "-m", "128", "-M", "4", "-f"])
         .arg(&config)
         .arg("-P")
-        .arg(pid_file(lab, stem))
+        .arg(pid_file(lab, host))
         .arg("-Y")
         .arg(&runtime)
         .arg("-w")
@@ -165,8 +165,9 @@ pub(crate) fn launch(lab: &Lab, host: Host, stem: &str, configuration: &str) -> 
     Ok(process)
 }
 
-fn pid_file(lab: &Lab, stem: &str) -> PathBuf {
-    lab.dir().join(format!("{stem}.pid"))
+/// The same over restarts, as whoever watches it expects.
+fn pid_file(lab: &Lab, host: Host) -> PathBuf {
+    lab.dir().join(format!("kamailio-{host}.pid"))
 }
 
 pub(crate) fn write(path: &Path, text: &str) -> Result<()> {

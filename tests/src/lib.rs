@@ -5,6 +5,7 @@
 //! - [`dispatcher`]: Kamailio's dispatcher in the forwarder's place, to compare with.
 //! - [`agent`]: agents beside the proxies, and a CPU that is as busy as a test says.
 //! - [`load`]: the CPU that proxies take, second by second, and how evenly.
+//! - [`history`]: when each backend saw a call, and whether it had reason to move.
 //! - [`frames`] and [`messages`]: packets and SIP messages built byte by byte, for tests that send their own.
 //! - [`program`]: the XDP program on single packets, without an interface.
 //!
@@ -14,6 +15,7 @@ pub mod agent;
 pub mod calls;
 pub mod dispatcher;
 pub mod frames;
+pub mod history;
 pub mod kamailio;
 pub mod lab;
 pub mod load;

@@ -94,3 +94,13 @@ pub(crate) fn daemon() -> anyhow::Result<PathBuf> {
     say(&format!("built {}", file.display()));
     Ok(file)
 }
+
+/// The daemon that was named, else one that is built now.
+pub(crate) fn daemon_or(named: Option<&Path>) -> anyhow::Result<PathBuf> {
+    let Some(file) = named else {
+        return daemon();
+    };
+    // What runs in the lab is started from elsewhere.
+    file.canonicalize()
+        .with_context(|| format!("there is no {}", file.display()))
+}

@@ -25,6 +25,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -38,6 +39,9 @@ pub use process::Process;
 
 /// How many proxies a lab can have: their number is one byte of their address, 254 is the callee's and 255 the VIP's.
 pub const MAX_PROXIES: u8 = 253;
+
+/// How long copying the files of a lab may take.
+const COPY: Duration = Duration::from_secs(30);
 
 /// A running lab. Clones are handles to the same one; it is torn down with the last of them.
 #[derive(Clone, Debug)]
@@ -235,6 +239,25 @@ impl Lab {
     #[must_use]
     pub fn dir(&self) -> PathBuf {
         teardown::lab_dir(self.id())
+    }
+
+    /// Copies what lies in [`Lab::dir`] to a folder that may not exist yet and outlives the lab.
+    pub fn keep_files(&self, folder: &Path) -> Result<()> {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot create {}", folder.display()))?;
+        let mut command = Command::new("cp");
+        command
+            .arg("--recursive")
+            .arg(self.dir().join("."))
+            .arg(folder);
+        let output = process::output_within(command, COPY)?;
+        ensure!(
+            output.status.success(),
+            "cannot copy the lab's files to {}: {}",
+            folder.display(),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        Ok(())
     }
 
     /// Where a forwarder in this lab pins its maps.

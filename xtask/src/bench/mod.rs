@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: what it costs, each figure beside a yardstick of the same run.
 
+mod churn;
 mod fastpath;
 mod oslb;
 
@@ -16,6 +17,8 @@ pub(crate) struct Bench {
 
 #[derive(Subcommand)]
 enum Name {
+    /// Calls go on while gates, weights, proxies and the daemon come and go.
+    Churn(churn::Churn),
     /// Nanoseconds per packet in the XDP program, and what the verifier made of it.
     Fastpath(fastpath::Fastpath),
     /// Failed calls and balance when all is well, a proxy fails, a hog eats its CPU; beside Kamailio's dispatcher.
@@ -25,6 +28,7 @@ enum Name {
 impl Bench {
     pub(crate) fn run(&self) -> anyhow::Result<Outcome> {
         match &self.name {
+            Name::Churn(bench) => bench.run(),
             Name::Fastpath(bench) => bench.run(),
             Name::Oslb(bench) => bench.run(),
         }

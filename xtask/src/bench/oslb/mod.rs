@@ -11,7 +11,7 @@ mod promise;
 mod room;
 mod table;
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
@@ -48,6 +48,12 @@ pub(crate) struct Oslb {
     /// Only these boxes before the proxies; all without it.
     #[arg(long = "box", value_enum, num_args = 1.., value_delimiter = ',')]
     boxes: Vec<Front>,
+    /// This `sip-forwarder` instead of one that is built now.
+    #[arg(long, value_name = "FILE")]
+    forwarder: Option<PathBuf>,
+    /// Keep the logs of every run in this folder.
+    #[arg(long, value_name = "FOLDER")]
+    logs: Option<PathBuf>,
     /// How long calls are begun in each run.
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(6..=600))]
     seconds: u32,
@@ -86,7 +92,7 @@ impl Health {
 }
 
 /// What all runs have in common.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 struct Settings {
     seconds: u32,
     /// Calls per second in cases A and C.
@@ -102,6 +108,8 @@ struct Settings {
     patience: Duration,
     #[serde(serialize_with = "in_seconds")]
     patience_retransmitting: Duration,
+    #[serde(skip)]
+    logs: Option<PathBuf>,
 }
 
 fn in_seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
@@ -139,7 +147,10 @@ impl Oslb {
             bail!("--cpu-limit is a part of one core, from 0.01 to 1");
         }
         setup::lab_programs()?;
-        let (daemon, xdp) = (program::daemon()?, program::program()?);
+        let (daemon, xdp) = (
+            program::daemon_or(self.forwarder.as_deref())?,
+            program::program()?,
+        );
         let programs = Programs {
             daemon: &daemon,
             xdp: &xdp,
@@ -149,16 +160,12 @@ impl Oslb {
         let minutes = runs.len() as f64 * f64::from(self.seconds + 6) / 60.0;
         say(&format!("{} runs, about {minutes:.0} minutes", runs.len()));
         let mut cases = Vec::new();
-        for (index, run) in runs.iter().enumerate() {
+        for (index, run) in runs.iter().copied().enumerate() {
             let played = play::play(programs, run, &settings)?;
             say(&format!(
-                "{}/{}: case {}, {}, fault {}, retransmission {}: {} of {} calls failed, LBM {:.3}",
+                "{}/{}: {run}: {} of {} calls failed, LBM {:.3}",
                 index + 1,
                 runs.len(),
-                run.case,
-                run.front,
-                run.fault,
-                if run.retransmission { "on" } else { "off" },
                 played.failed,
                 played.calls,
                 played.lbm
@@ -188,6 +195,7 @@ impl Oslb {
             hogs: self.hogs,
             patience: PATIENCE,
             patience_retransmitting: PATIENCE_RETRANSMITTING,
+            logs: self.logs.clone(),
         }
     }
 

@@ -122,6 +122,18 @@ impl Front {
     }
 }
 
+impl fmt::Display for Run {
+    /// `C-ours-rr-process-retransmitting`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}-{}", self.case, self.front, self.fault)?;
+        f.write_str(if self.retransmission {
+            "-retransmitting"
+        } else {
+            ""
+        })
+    }
+}
+
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self:?}")

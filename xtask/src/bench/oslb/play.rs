@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    sync::mpsc::{Receiver, channel},
     thread,
     time::{Duration, Instant},
 };
@@ -44,14 +44,14 @@ pub(super) struct Outcome {
 /// Plays it in a lab of its own.
 pub(super) fn play(
     programs: Programs<'_>,
-    run: &Run,
+    run: Run,
     settings: &Settings,
 ) -> anyhow::Result<Outcome> {
     let mut room = Room::start(programs, run, settings)?;
     let options = options(run, settings);
     let target = SocketAddr::new(vip(options.family), PORT);
     let uac = Uac::start(&room.lab, &options, target)?;
-    let sampler = Sampler::start(room.servers())?;
+    let cpu = Sampler::start(room.servers())?;
     let (over, ended) = channel::<()>();
     let (report, samples) = thread::scope(|scope| {
         let fault = scope.spawn(|| {
@@ -59,7 +59,7 @@ pub(super) fn play(
                 start: Instant::now(),
                 ended,
             };
-            strike(&clock, run.fault, settings, &mut room, &sampler)?;
+            strike(&clock, run.fault, settings, &mut room, &cpu)?;
             // What comes after the last call began is the tail of calls, not load.
             clock.wait(settings.time());
             anyhow::Ok(())
@@ -71,12 +71,15 @@ pub(super) fn play(
             .map_err(|_| anyhow!("the thread of the fault panicked"))?;
         struck.and(report)
     })
-    .with_context(|| format!("{run:?}; see {}", room.log()))
-    .and_then(|report| Ok((report, sampler.finish()?)))?;
+    .with_context(|| run.to_string())
+    .and_then(|report| Ok((report, cpu.finish()?)))?;
+    if let Some(folder) = &settings.logs {
+        room.lab.keep_files(&folder.join(run.to_string()))?;
+    }
     Ok(outcome(run, settings, &report, &samples))
 }
 
-fn options(run: &Run, settings: &Settings) -> CallOptions {
+fn options(run: Run, settings: &Settings) -> CallOptions {
     let rate = settings.rate(run.case);
     let patience = if run.retransmission {
         settings.patience_retransmitting
@@ -104,10 +107,10 @@ struct Clock {
 impl Clock {
     /// Waits for a time of the run, or its end if that is earlier.
     fn wait(&self, at: Duration) {
-        let left = at.saturating_sub(self.start.elapsed());
-        let woken = self.ended.recv_timeout(left);
-        debug_assert_ne!(woken, Ok(()), "nobody sends");
-        let _: Result<(), RecvTimeoutError> = woken;
+        // Nobody sends: this ends with the time, or with the other end.
+        let _ = self
+            .ended
+            .recv_timeout(at.saturating_sub(self.start.elapsed()));
     }
 }
 
@@ -142,14 +145,14 @@ fn strike(
 }
 
 fn outcome(
-    run: &Run,
+    run: Run,
     settings: &Settings,
     report: &CallReport,
     samples: &[load::Sample],
 ) -> Outcome {
     let under_load = &samples[..samples.len().min(settings.seconds as usize)];
     Outcome {
-        run: *run,
+        run,
         calls: report.successful + report.failed,
         failed: report.failed,
         lbm: load::balance(under_load).unwrap_or_default(),

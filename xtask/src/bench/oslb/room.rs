@@ -1,6 +1,6 @@
 //! The lab of one run: two proxies, the callee they relay to, and what stands before them.
 
-use std::{path::Path, time::Duration};
+use std::{fmt::Write as _, path::Path, time::Duration};
 
 use anyhow::Context as _;
 use sip_forwarder_tests::{
@@ -25,8 +25,7 @@ const ALIVE: Duration = Duration::from_secs(15);
 
 /// All that is alive during a run. It goes in this order.
 pub(super) struct Room {
-    front: Standing,
-    _agents: Vec<Agent>,
+    _front: Standing,
     pub(super) proxies: Vec<Kamailio>,
     _callee: Uas,
     /// The proxies' CPUs, where they are limited.
@@ -34,10 +33,12 @@ pub(super) struct Room {
     pub(super) lab: Lab,
 }
 
-/// What stands before the proxies.
-enum Standing {
-    Forwarder(Daemon),
-    Dispatcher { _box: Dispatcher },
+/// What stands before the proxies: one of the two.
+#[derive(Default)]
+struct Standing {
+    _daemon: Option<Daemon>,
+    _agents: Vec<Agent>,
+    _dispatcher: Option<Dispatcher>,
 }
 
 /// The programs a run needs.
@@ -51,7 +52,7 @@ impl Room {
     /// Starts everything and waits until all proxies are in use.
     pub(super) fn start(
         programs: Programs<'_>,
-        run: &Run,
+        run: Run,
         settings: &Settings,
     ) -> anyhow::Result<Self> {
         let lab = Lab::with_callee(PROXIES)?;
@@ -73,10 +74,9 @@ impl Room {
             Case::E => limit(&lab, &proxies, settings.cpu_limit)?,
             Case::A | Case::C => Vec::new(),
         };
-        let (front, agents) = stand_up(&lab, programs, run, settings.health, &proxies)?;
+        let front = stand_up(&lab, programs, run, settings.health, &proxies)?;
         Ok(Self {
-            front,
-            _agents: agents,
+            _front: front,
             proxies,
             _callee: callee,
             groups,
@@ -93,14 +93,6 @@ impl Room {
                 pids: proxy.pids(),
             })
             .collect()
-    }
-
-    /// For a message on stderr when something went wrong.
-    pub(super) fn log(&self) -> String {
-        match &self.front {
-            Standing::Forwarder(daemon) => daemon.log().display().to_string(),
-            Standing::Dispatcher { .. } => self.lab.dir().display().to_string(),
-        }
     }
 }
 
@@ -122,10 +114,10 @@ fn limit(lab: &Lab, proxies: &[Kamailio], cores: f64) -> anyhow::Result<Vec<CpuG
 fn stand_up(
     lab: &Lab,
     programs: Programs<'_>,
-    run: &Run,
+    run: Run,
     health: Health,
     proxies: &[Kamailio],
-) -> anyhow::Result<(Standing, Vec<Agent>)> {
+) -> anyhow::Result<Standing> {
     let (policy, alpha) = match run.front {
         Front::OursRr => ("round-robin", None),
         Front::OursHash => ("hash", None),
@@ -140,7 +132,8 @@ fn stand_up(
     service.health = health.word();
     service.extra = format!("policy = \"{policy}\"\n");
     if let Some(alpha) = alpha {
-        service.extra += &format!("[service.gate]\nalpha = {alpha:?}\n");
+        // Writing to a String cannot fail.
+        let _ = writeln!(service.extra, "[service.gate]\nalpha = {alpha:?}");
     }
     let mut agents = Vec::new();
     if health == Health::Agent {
@@ -169,10 +162,16 @@ fn stand_up(
                     .all(|backend| backend["state"] == "alive" && backend["open"] == true)
         })
         .context("the forwarder does not use all proxies")?;
-    Ok((Standing::Forwarder(daemon), agents))
+    Ok(Standing {
+        _daemon: Some(daemon),
+        _agents: agents,
+        ..Standing::default()
+    })
 }
 
-fn dispatcher(lab: &Lab, tuning: Tuning) -> anyhow::Result<(Standing, Vec<Agent>)> {
-    let _box = Dispatcher::start(lab, FAMILY, tuning)?;
-    Ok((Standing::Dispatcher { _box }, Vec::new()))
+fn dispatcher(lab: &Lab, tuning: Tuning) -> anyhow::Result<Standing> {
+    Ok(Standing {
+        _dispatcher: Some(Dispatcher::start(lab, FAMILY, tuning)?),
+        ..Standing::default()
+    })
 }
