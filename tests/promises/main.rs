@@ -3,8 +3,11 @@
 
 mod bad_input;
 mod calls;
+mod cluster;
 mod fragments;
+mod health;
 mod next_hops;
+mod orders;
 mod packets;
 mod rule;
 mod slow_path;
@@ -32,6 +35,8 @@ fn main() {
         way_back::trials(),
         next_hops::trials(),
         takeover::trials(),
+        health::trials(),
+        orders::trials(),
     ]
     .into_iter()
     .flatten()

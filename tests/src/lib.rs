@@ -7,6 +7,7 @@
 //! - [`load`]: the CPU that proxies take, second by second, and how evenly.
 //! - [`history`]: when each backend saw a call, and whether it had reason to move.
 //! - [`frames`] and [`messages`]: packets and SIP messages built byte by byte, for tests that send their own.
+//! - [`proxy`]: a proxy that behaves as a test says.
 //! - [`program`]: the XDP program on single packets, without an interface.
 //!
 //! Nothing here decides anything about forwarding: expectations live in the tests.
@@ -21,4 +22,5 @@ pub mod lab;
 pub mod load;
 pub mod messages;
 pub mod program;
+pub mod proxy;
 pub mod sipp;
