@@ -10,6 +10,7 @@ mod next_hops;
 mod orders;
 mod packets;
 mod rule;
+mod shares;
 mod slow_path;
 mod support;
 mod takeover;
@@ -37,6 +38,7 @@ fn main() {
         takeover::trials(),
         health::trials(),
         orders::trials(),
+        shares::trials(),
     ]
     .into_iter()
     .flatten()

@@ -2,15 +2,19 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
+use sip_forwarder_ebpf::abi::ABI_VERSION;
 use sip_forwarder_tests::{
-    lab::{Family, Host},
+    lab::{Family, Host, Lab},
     messages::Message,
     sipp::{CallOptions, Uac, Uas},
 };
 
-use crate::support::{CLIENT_PORT, as_root, forwarding_lab, socket, vip_socket};
+use crate::{
+    cluster::{Cluster, NOTICE},
+    support::{CLIENT_PORT, as_root, forwarding_lab, socket, vip_socket},
+};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -21,6 +25,14 @@ pub(crate) fn trials() -> Vec<Trial> {
         as_root(
             "takeover::stopped_and_started_again",
             stopped_and_started_again,
+        ),
+        as_root(
+            "takeover::another_versions_maps_are_replaced",
+            another_version,
+        ),
+        as_root(
+            "takeover::what_another_version_knows_of_calls_is_kept",
+            another_versions_calls,
         ),
         as_root(
             "takeover::no_icmp_error_while_dead",
@@ -35,6 +47,47 @@ fn killed_and_started_again() -> Result<()> {
 
 fn stopped_and_started_again() -> Result<()> {
     calls_while(sip_forwarder_tests::lab::Daemon::terminate)
+}
+
+/// Makes the pinned maps look like those of a daemon with another layout.
+fn as_of_another_version(lab: &Lab) -> Result<()> {
+    let own = lab.bpf_dir().join(format!("abi-{ABI_VERSION}"));
+    let other = lab.bpf_dir().join(format!("abi-{}", ABI_VERSION + 1_000));
+    std::fs::rename(&own, &other).with_context(|| format!("cannot rename {}", own.display()))
+}
+
+/// New maps are built beside the old ones, and the programs exchanged by link update.
+fn another_version() -> Result<()> {
+    calls_while(|daemon| {
+        daemon.kill()?;
+        as_of_another_version(daemon.lab())
+    })
+}
+
+/// A call that is not at its home is known only by its affinity entry.
+fn another_versions_calls() -> Result<()> {
+    let mut cluster = Cluster::start(2, "none", |_, _| Ok(()))?;
+    cluster.order("drain", 1, &[])?;
+    let away = cluster.calls("away", 40)?;
+    cluster.order("enable", 1, &[])?;
+    let home = cluster.calls("home", 40)?;
+    cluster.daemon.kill()?;
+    as_of_another_version(&cluster.lab)?;
+    cluster.still_there(&away)?;
+    cluster.daemon.start_again()?;
+    cluster.daemon.wait_resolved(NOTICE)?;
+    cluster.still_there(&away)?;
+    cluster.still_there(&home)?;
+    let left: Vec<_> = std::fs::read_dir(cluster.lab.bpf_dir())?
+        .flatten()
+        .map(|entry| entry.file_name())
+        .filter(|name| name.to_string_lossy().starts_with("abi-"))
+        .collect();
+    ensure!(
+        left == [format!("abi-{ABI_VERSION}").as_str()],
+        "the old maps were left behind: {left:?}"
+    );
+    Ok(())
 }
 
 /// Calls at 200/s for six seconds, without retransmission; the daemon ends after a third of them and

@@ -68,10 +68,11 @@ fn line(answer: &impl Display) -> String {
 
 /// The socket that was named, or that of the configuration.
 fn socket(daemon: &Daemon) -> anyhow::Result<PathBuf> {
-    Ok(match &daemon.socket {
-        Some(socket) => socket.clone(),
-        None => config::load(&daemon.file.config)?.forwarder.api_socket,
-    })
+    match &daemon.socket {
+        Some(socket) => Ok(socket.clone()),
+        None => config::api_socket(&daemon.file.config)
+            .context("cannot tell the daemon's socket; name it with --socket"),
+    }
 }
 
 /// A name as part of a path (RFC 3986 section 2.1), whatever was typed: the daemon can then say that

@@ -155,11 +155,25 @@ const fn one() -> i64 {
 
 /// Reads and checks a file.
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+    parse(&read(path)?)
+}
+
+/// The API's socket, by a file that need not be valid otherwise: a daemon that runs must be reachable
+/// while its file is being edited.
+pub fn api_socket(path: &Path) -> Result<PathBuf, ConfigError> {
+    let file: toml::Table =
+        toml::from_str(&read(path)?).map_err(|error| ConfigError::Syntax(one_line(&error)))?;
+    let socket = file.get("forwarder").and_then(|f| f.get("api_socket"));
+    Ok(socket
+        .and_then(toml::Value::as_str)
+        .map_or_else(|| Forwarder::default().api_socket, PathBuf::from))
+}
+
+fn read(path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
         path: path.to_owned(),
         source,
-    })?;
-    parse(&text)
+    })
 }
 
 /// Checks the text of a file.

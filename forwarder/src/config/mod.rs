@@ -7,7 +7,7 @@ mod policy;
 
 use std::{net::SocketAddr, path::PathBuf};
 
-pub use file::{ConfigError, load, parse};
+pub use file::{ConfigError, api_socket, load, parse};
 pub use health::{Beta, Gate, Health, Heartbeats, Probe};
 pub use policy::{Overload, Policy, Spread, Weights};
 use serde::{Deserialize, Serialize};

@@ -230,6 +230,12 @@ impl Daemon {
         self.process.as_ref().map(Process::pid)
     }
 
+    /// The lab it runs in.
+    #[must_use]
+    pub fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
     /// The configuration file.
     #[must_use]
     pub fn config(&self) -> &Path {
