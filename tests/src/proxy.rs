@@ -90,6 +90,7 @@ impl ScriptedProxy {
     }
 
     /// What came since the last look.
+    #[must_use]
     pub fn take(&self) -> Vec<Arrived> {
         self.arrived.try_iter().collect()
     }
@@ -117,21 +118,21 @@ fn answer(socket: &UdpSocket, request: &[u8], to: SocketAddr, status: u16) {
         return;
     }
     let request = String::from_utf8_lossy(request);
-    let repeated: String = request
+    let repeated: Vec<&str> = request
         .lines()
         .filter(|line| {
             ["Via:", "From:", "To:", "Call-ID:", "CSeq:"]
                 .iter()
                 .any(|name| line.starts_with(name))
         })
-        .map(|line| format!("{line}\r\n"))
         .collect();
+    let repeated = repeated.join("\r\n");
     let retry = if status == 503 {
         "Retry-After: 1\r\n"
     } else {
         ""
     };
-    let text = format!("SIP/2.0 {status} So\r\n{repeated}{retry}Content-Length: 0\r\n\r\n");
+    let text = format!("SIP/2.0 {status} So\r\n{repeated}\r\n{retry}Content-Length: 0\r\n\r\n");
     // The asker may be gone.
     let _ = socket.send_to(text.as_bytes(), to);
 }
