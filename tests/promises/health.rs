@@ -37,7 +37,7 @@ const FAST_PROBES: &str = "[service.probe]\ninterval = \"200ms\"\ntimeout = \"20
 
 fn by_options() -> Result<()> {
     let mut cluster = Cluster::start(3, "options", |_, spec| {
-        spec.services[0].extra = FAST_PROBES.to_owned();
+        spec.services[0].extra = FAST_PROBES.into();
         Ok(())
     })?;
     for proxy in 1..=3 {
@@ -67,7 +67,7 @@ fn by_options() -> Result<()> {
 
 fn full() -> Result<()> {
     let cluster = Cluster::start(2, "options", |_, spec| {
-        spec.services[0].extra = FAST_PROBES.to_owned();
+        spec.services[0].extra = FAST_PROBES.into();
         Ok(())
     })?;
     let before = cluster.calls("before", 20)?;
@@ -88,7 +88,7 @@ fn full() -> Result<()> {
 }
 
 fn process() -> Result<()> {
-    let (cluster, mut watched, _key) = with_agents(2, |_| ())?;
+    let (cluster, mut watched, key) = with_agents(2, |_| ())?;
     let calls = cluster.calls("before", 20)?;
     ensure!(used(&calls) == [1, 2]);
     watched[0].process.kill()?;
@@ -100,7 +100,7 @@ fn process() -> Result<()> {
     for (call, _) in &calls {
         ensure!(cluster.place(&in_dialog(call))? == 2, "{call}");
     }
-    watched[0] = crate::cluster::Watched::start(&cluster.lab, &_key, 1)?;
+    watched[0] = crate::cluster::Watched::start(&cluster.lab, &key, 1)?;
     cluster.wait_state(1, "alive")?;
     for (call, _) in &calls {
         ensure!(cluster.place(&in_dialog(call))? == 2, "{call} went back");
@@ -186,14 +186,14 @@ fn gate() -> Result<()> {
 
 fn all_closed() -> Result<()> {
     let (cluster, watched, _key) = with_agents(2, |spec| {
-        spec.services[0].extra = "retry_after = 7\nemergency = [\"112\"]\n".to_owned();
+        spec.services[0].extra = "retry_after = 7\nemergency = [\"112\"]\n".into();
     })?;
     let before = cluster.calls("before", 20)?;
     let set = |load| {
         watched
             .iter()
             .map(|w| &w.cpu)
-            .for_each(|c: &CpuDial| c.set(load))
+            .for_each(|c: &CpuDial| c.set(load));
     };
     set(0.95);
     cluster

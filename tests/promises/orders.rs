@@ -37,13 +37,9 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
-fn plain(_: &sip_forwarder_tests::lab::Lab, _: &mut DaemonSpec) -> Result<()> {
-    Ok(())
-}
-
 fn drain() -> Result<()> {
     let mut cluster = Cluster::start(3, "none", |_, spec| {
-        spec.services[0].extra = "drain_idle = \"1s\"\n".to_owned();
+        spec.services[0].extra = "drain_idle = \"1s\"\n".into();
         Ok(())
     })?;
     let before = cluster.calls("before", 30)?;
@@ -72,7 +68,7 @@ fn drain() -> Result<()> {
 }
 
 fn weight() -> Result<()> {
-    let mut cluster = Cluster::start(2, "none", plain)?;
+    let mut cluster = Cluster::start(2, "none", |_, _| Ok(()))?;
     let before = cluster.calls("before", 20)?;
     cluster.order("weight", 1, &["1000"])?;
     let share = |calls: &[(String, u8)]| calls.iter().filter(|(_, p)| *p == 1).count();
@@ -98,7 +94,7 @@ fn weight() -> Result<()> {
 }
 
 fn disable() -> Result<()> {
-    let cluster = Cluster::start(2, "none", plain)?;
+    let cluster = Cluster::start(2, "none", |_, _| Ok(()))?;
     let before = cluster.calls("before", 20)?;
     ensure!(used(&before) == [1, 2]);
     cluster.order("disable", 1, &[])?;
@@ -112,7 +108,7 @@ fn disable() -> Result<()> {
 }
 
 fn unknown() -> Result<()> {
-    let cluster = Cluster::start(1, "none", plain)?;
+    let cluster = Cluster::start(1, "none", |_, _| Ok(()))?;
     for arguments in [["drain", "lab", "p9"], ["drain", "other", "p1"]] {
         let Err(error) = cluster.daemon.run(&arguments) else {
             anyhow::bail!("{arguments:?} was taken");
@@ -131,7 +127,7 @@ fn unknown() -> Result<()> {
 }
 
 fn bad_file() -> Result<()> {
-    let mut cluster = Cluster::start(2, "none", plain)?;
+    let mut cluster = Cluster::start(2, "none", |_, _| Ok(()))?;
     let before = cluster.calls("before", 20)?;
     let good = std::fs::read_to_string(cluster.daemon.config())?;
     for (bad, named) in [
@@ -224,7 +220,7 @@ fn grow() -> Result<()> {
 
 fn settle() -> Result<()> {
     let cluster = Cluster::start(4, "none", |_, spec| {
-        spec.services[0].extra = "settle = \"2s\"\n".to_owned();
+        spec.services[0].extra = "settle = \"2s\"\n".into();
         spec.services[0].backends.truncate(2);
         Ok(())
     })?;
@@ -265,11 +261,11 @@ fn settle() -> Result<()> {
 }
 
 fn new_vip() -> Result<()> {
-    let cluster = Cluster::start(2, "none", plain)?;
+    let cluster = Cluster::start(2, "none", |_, _| Ok(()))?;
     let before = cluster.calls("before", 20)?;
     let mut more = cluster.spec.clone();
     let mut second = more.services[0].clone();
-    second.name = "second".to_owned();
+    second.name = "second".into();
     second.port = 5080;
     for backend in &mut second.backends {
         backend.port = 5090;
@@ -302,7 +298,7 @@ fn new_vip() -> Result<()> {
 
 fn round_robin() -> Result<()> {
     let cluster = Cluster::start(3, "none", |_, spec| {
-        spec.services[0].extra = "policy = \"round-robin\"\n".to_owned();
+        spec.services[0].extra = "policy = \"round-robin\"\n".into();
         Ok(())
     })?;
     let calls = cluster.calls("turn", 60)?;

@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 fn one_of_six_dies() -> Result<()> {
     let mut cluster = Cluster::start(6, "options", |_, spec| {
         spec.services[0].extra =
-            "[service.probe]\ninterval = \"200ms\"\ntimeout = \"200ms\"\n".to_owned();
+            "[service.probe]\ninterval = \"200ms\"\ntimeout = \"200ms\"\n".into();
         Ok(())
     })?;
     cluster.daemon.wait_for("heard all", NOTICE, |status| {
