@@ -7,6 +7,7 @@ mod fragments;
 mod next_hops;
 mod packets;
 mod slow_path;
+mod spread;
 mod support;
 mod takeover;
 mod truncation;
@@ -30,6 +31,7 @@ fn main() {
         way_back::trials(),
         next_hops::trials(),
         takeover::trials(),
+        spread::trials(),
     ]
     .into_iter()
     .flatten()
