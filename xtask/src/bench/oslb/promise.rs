@@ -11,8 +11,8 @@ const BALANCE: f64 = 1.03;
 const PROCESS: u64 = 20;
 /// The same when its host is cut off.
 const HOST: u64 = 45;
-/// The part of the calls lost without gates that are not lost with them.
-const GATED: f64 = 0.80;
+/// Of a hundred calls that fail without gates, so many may fail with them.
+const GATED: u64 = 20;
 
 /// The promises that were not kept, in words.
 pub(super) fn broken(outcomes: &[Outcome]) -> Vec<String> {
@@ -72,10 +72,10 @@ fn gates(outcome: &Outcome, all: &[Outcome]) -> Option<String> {
     if ungated == 0 {
         return Some("case E: the hog failed no call even without gates; use more of them (--hogs) or a smaller CPU (--cpu-limit)".to_owned());
     }
-    let allowed = ungated as f64 * (1.0 - GATED);
-    (outcome.failed as f64 > allowed).then(|| {
+    let allowed = ungated * GATED / 100;
+    (outcome.failed > allowed).then(|| {
         format!(
-            "case E, {}: {} calls failed, {allowed:.0} may: a fifth of the {ungated} without gates",
+            "case E, {}: {} calls failed, {allowed} may: {GATED} % of the {ungated} without gates",
             outcome.run.front, outcome.failed
         )
     })
