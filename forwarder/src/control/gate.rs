@@ -33,7 +33,17 @@ pub enum Move {
 #[derive(Clone, Copy, Debug)]
 struct Sample {
     smoothed: f64,
+    /// When the first figure of this row came.
+    first: Now,
     at: Now,
+}
+
+impl Sample {
+    /// Are there figures of a whole time constant? Before that, one busy tenth of a second is nearly
+    /// all there is, and would close a gate.
+    fn is_settled(&self) -> bool {
+        self.at.saturating_sub(self.first) >= SMOOTHING
+    }
 }
 
 /// The gate of one backend, and its CPU.
@@ -72,14 +82,21 @@ impl Gate {
             return;
         }
         let cpu = cpu.clamp(0.0, 1.0);
-        let smoothed = match self.cpu {
-            None => cpu,
+        self.cpu = Some(match self.cpu {
+            None => Sample {
+                smoothed: cpu,
+                first: now,
+                at: now,
+            },
             Some(last) => {
                 let gap = now.saturating_sub(last.at).as_secs_f64() / SMOOTHING.as_secs_f64();
-                last.smoothed + (cpu - last.smoothed) * (1.0 - (-gap).exp())
+                Sample {
+                    smoothed: last.smoothed + (cpu - last.smoothed) * (1.0 - (-gap).exp()),
+                    at: now,
+                    ..last
+                }
             }
-        };
-        self.cpu = Some(Sample { smoothed, at: now });
+        });
     }
 
     /// The smoothed CPU, if it is known.
@@ -96,11 +113,12 @@ impl Gate {
 
     /// Opens or closes the gate; `mean` is asked for only where it matters.
     pub fn decide(&mut self, mean: impl FnOnce() -> f64) -> Option<Move> {
-        let cpu = self.cpu()?;
+        let sample = self.cpu?;
+        let cpu = sample.smoothed;
         let alpha = self.config.alpha;
         let never_closes = alpha >= 1.0;
         if !self.closed {
-            self.closed = cpu > alpha && !never_closes;
+            self.closed = cpu > alpha && !never_closes && sample.is_settled();
             return self.closed.then_some(Move::Closed(cpu));
         }
         let low_enough = || {

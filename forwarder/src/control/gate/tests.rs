@@ -10,6 +10,13 @@ fn gate(alpha: f64) -> Gate {
     })
 }
 
+/// Feeds one CPU for the time a gate wants to see before it closes.
+fn warm_up(gate: &mut Gate, cpu: f64) -> Option<Move> {
+    gate.sample(Duration::ZERO, cpu);
+    gate.sample(SMOOTHING, cpu);
+    gate.decide(|| cpu)
+}
+
 /// Feeds a constant CPU to a lone backend for some ticks, and returns the moves.
 fn run(gate: &mut Gate, from: u32, ticks: u32, cpu: f64) -> Vec<Move> {
     (from..from + ticks)
@@ -49,8 +56,10 @@ fn nonsense_is_no_sample() {
 #[test]
 fn a_lone_backend_closes_and_reopens() {
     let mut gate = gate(0.8);
-    assert_eq!(run(&mut gate, 0, 1, 0.95), [Move::Closed(0.95)]);
-    let moves = run(&mut gate, 1, 50, 0.7);
+    // One busy moment is not enough.
+    assert!(run(&mut gate, 0, 10, 0.95).is_empty());
+    assert!(matches!(run(&mut gate, 10, 1, 0.95)[..], [Move::Closed(_)]));
+    let moves = run(&mut gate, 11, 50, 0.7);
     assert!(
         matches!(moves[..], [Move::Opened(Some(cpu))] if cpu < 0.75),
         "{moves:?}"
@@ -78,8 +87,7 @@ fn equally_loaded_backends_reopen() {
 #[test]
 fn a_loaded_backend_among_idle_ones_waits_for_the_mean_or_half_of_alpha() {
     let mut gate = gate(0.8);
-    gate.sample(Duration::ZERO, 0.9);
-    assert!(gate.decide(|| 0.3).is_some());
+    assert!(warm_up(&mut gate, 0.9).is_some());
     gate.sample(Duration::from_mins(1), 0.45);
     assert_eq!(gate.decide(|| 0.3), None);
     assert!(gate.is_closed());
@@ -93,8 +101,7 @@ fn a_fixed_beta_counts_instead_of_the_mean() {
         alpha: 0.8,
         beta: Beta::Fixed(0.6),
     });
-    gate.sample(Duration::ZERO, 0.9);
-    gate.decide(|| 1.0);
+    assert!(warm_up(&mut gate, 0.9).is_some());
     gate.sample(Duration::from_mins(1), 0.65);
     assert_eq!(gate.decide(|| 1.0), None);
     gate.sample(Duration::from_mins(2), 0.6);
@@ -110,8 +117,8 @@ fn at_alpha_one_it_never_closes() {
 #[test]
 fn a_low_alpha_reopens_too() {
     let mut gate = gate(0.04);
-    assert_eq!(run(&mut gate, 0, 1, 0.5).len(), 1);
-    assert_eq!(run(&mut gate, 1, 200, 0.0).len(), 1);
+    assert_eq!(run(&mut gate, 0, 11, 0.5).len(), 1);
+    assert_eq!(run(&mut gate, 11, 200, 0.0).len(), 1);
     assert!(!gate.is_closed());
 }
 
@@ -119,9 +126,10 @@ fn a_low_alpha_reopens_too() {
 fn a_gate_without_figures_is_open() {
     let mut gate = gate(0.8);
     assert_eq!(gate.decide(|| 0.0), None);
-    run(&mut gate, 0, 1, 0.9);
-    assert_eq!(gate.forget_stale(STALE), None);
-    assert_eq!(gate.forget_stale(STALE + TICK), Some(Move::Opened(None)));
+    assert!(warm_up(&mut gate, 0.9).is_some());
+    let last = SMOOTHING + STALE;
+    assert_eq!(gate.forget_stale(last), None);
+    assert_eq!(gate.forget_stale(last + TICK), Some(Move::Opened(None)));
     assert_eq!((gate.is_closed(), gate.cpu()), (false, None));
 }
 

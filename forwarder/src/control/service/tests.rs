@@ -163,9 +163,9 @@ fn gates_close_above_alpha_and_with_all_closed_nobody_is_admitted() {
 #[test]
 fn without_cpu_figures_a_closed_gate_opens() {
     let mut control = control(&[1], "");
-    run(&mut control, 0, 500, &[], 0.95);
+    run(&mut control, 0, 1_200, &[], 0.95);
     assert!(member(&control, "p0").gate_closed);
-    for t in (600..6_000).step_by(100) {
+    for t in (1_300..6_700).step_by(100) {
         control.report(ms(t), "p0", reported(ReportedState::Running));
         control.tick(ms(t), UNIX + ms(t));
     }
