@@ -277,7 +277,7 @@ pub struct HintLine(pub [u8; HINTS_PER_LINE as usize]);
 pub struct Key(pub u8);
 
 impl Key {
-    /// The Call-ID, whole.
+    /// The Call-ID, whole. Zero: the program masks other keys away where none counts.
     pub const CALL_ID: Self = Self(0);
     /// The address of record in To.
     pub const TO: Self = Self(1);

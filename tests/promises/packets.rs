@@ -120,7 +120,7 @@ impl Bench {
     }
 
     /// A frame from a backend to the client.
-    fn to_client(&self, proxy: u8, payload: impl Into<Vec<u8>>) -> UdpFrame {
+    pub(crate) fn to_client(&self, proxy: u8, payload: impl Into<Vec<u8>>) -> UdpFrame {
         UdpFrame::new(
             Host::Proxy(proxy).socket(self.family, SIP_PORT),
             self.client,

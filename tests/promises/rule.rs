@@ -8,8 +8,11 @@ use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 use sip_forwarder::{
     config::{Config, Key, Overload, Policy},
-    dataplane::{KernelTables, Manners},
-    slowpath::step::{Step, step},
+    dataplane::KernelTables,
+    slowpath::{
+        Manners,
+        step::{Step, step},
+    },
 };
 use sip_forwarder_ebpf::{
     abi::{BackendId, ServiceId, Slot},
@@ -69,6 +72,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         add("a_named_backend_comes_before_home", plain, named);
         add("entries_outlive_generations", plain, generations);
         add("nobody_open_refuses_only_what_is_new", plain, nobody_open);
+        add("calls_that_are_up_find_somebody_who_lives", plain, anybody);
         add("overload_drop_is_silent", drop_overload, silent_overload);
         add("an_emergency_call_is_never_refused", plain, emergency);
         add("turns_are_taken_one_by_one", round_robin, turns);
@@ -83,6 +87,11 @@ pub(crate) fn trials() -> Vec<Trial> {
         }));
     };
     add("a_key_chooses_the_slot_of_new_calls_only", key_to, key);
+    add(
+        "a_backends_own_call_is_known_whatever_the_key",
+        key_to,
+        own_call,
+    );
     trials
 }
 
@@ -363,6 +372,28 @@ fn nobody_open(scene: &Scene<'_>) -> Result<()> {
     // The gate opens: the caller's next attempt is a new call.
     scene.ring(1, Some(1), false)?;
     scene.at(1, Verdict::ForwardedHome, invite("a"))
+}
+
+/// "Messages of calls that are up always pass", even if their home is dead and nobody takes new calls.
+fn anybody(scene: &Scene<'_>) -> Result<()> {
+    scene.ring(1, None, false)?;
+    scene.alive(1, false)?;
+    let end = scene.send(&in_dialog("BYE", "a"))?;
+    let End::At(proxy @ 2..=3, Verdict::ForwardedHomeDead) = end else {
+        anyhow::bail!("{end:?}");
+    };
+    scene.at(proxy, Verdict::ForwardedAffinity, in_dialog("BYE", "a"))?;
+    let end = scene.send(&invite("b"))?;
+    ensure!(matches!(end, End::Answered(..)), "{end:?}");
+    Ok(())
+}
+
+/// "Its requests are seen on the way out and get an entry if the Call-ID's home is another."
+fn own_call(scene: &Scene<'_>) -> Result<()> {
+    scene.ring(1, Some(1), false)?;
+    let ran = scene.bench.run(&scene.bench.to_client(3, invite("own")))?;
+    ensure!(ran.verdict == Verdict::ReturnedRequest, "{:?}", ran.verdict);
+    scene.at(3, Verdict::ForwardedAffinity, in_dialog("BYE", "own"))
 }
 
 /// The thesis' way.

@@ -13,9 +13,8 @@ use sip_forwarder::{
         numbering::Numbering,
         ring::{self, RingMember},
     },
-    dataplane::{
-        KernelTables, Maps, attach, counters::Counters, maps_load, nexthop::NextHop, publish,
-    },
+    dataplane::{KernelStore, KernelTables, Maps, attach, maps_load, nexthop::NextHop, publish},
+    slowpath::counters::Counters,
 };
 use sip_forwarder_ebpf::{
     abi::{Backend, BackendId, Macs, RING_SLOTS, ServiceId, Slot, VlanTags},
@@ -196,10 +195,12 @@ impl Program {
     /// The tables as a worker sees them, over the same maps.
     pub fn tables(&self) -> Result<KernelTables> {
         Ok(KernelTables::new(
-            Arc::clone(&self.maps),
+            KernelStore(Arc::clone(&self.maps)),
             Arc::new(Counters::new(self.config.limits.backends)),
+            HASH_KEY,
             self.config.limits.services,
-        )?)
+            self.config.limits.recent_entries.next_power_of_two(),
+        ))
     }
 
     /// Runs one packet.

@@ -88,7 +88,7 @@ impl Lookups<'_> {
             BackendId::NONE
         } else {
             let chosen = if scan.role.starts() {
-                self.chosen_slot(scan, slot)
+                self.chosen_slot(slot)
             } else {
                 slot
             };
@@ -106,17 +106,16 @@ impl Lookups<'_> {
         })
     }
 
-    /// The slot whose `admit` a new call gets, by the service's policy.
+    /// The slot whose `admit` a new call gets, by the service's policy. (Where another key than the
+    /// Call-ID chooses it, the slow path has the call.)
     #[inline(always)]
-    fn chosen_slot(&self, scan: &Scan, slot: Slot) -> Slot {
-        if self.service.policy == Policy::ROUND_ROBIN {
-            self.next_turn().and_then(|turn| self.slot_at(turn))
-        } else if scan.key.0 == scan.call.0 {
-            None
-        } else {
-            self.slot(scan.key)
+    fn chosen_slot(&self, slot: Slot) -> Slot {
+        if self.service.policy != Policy::ROUND_ROBIN {
+            return slot;
         }
-        .unwrap_or(slot)
+        self.next_turn()
+            .and_then(|turn| self.slot_at(turn))
+            .unwrap_or(slot)
     }
 
     /// The number of the next turn of this service on this CPU.

@@ -58,8 +58,6 @@ pub struct Scan {
     pub role: Role,
     /// Hash of the Call-ID.
     pub call: Digest,
-    /// Hash of what a new call is spread by; that of the Call-ID unless the service says otherwise.
-    pub key: Digest,
     /// Whom the top Route (requests in a dialog) or the top Via (responses) names.
     pub host: Host,
 }
@@ -123,12 +121,7 @@ pub fn scan<S: Source + ?Sized>(
     if role.starts() && spread_by != Key::CALL_ID {
         return Err(Verdict::PassedKey);
     }
-    Ok(Scan {
-        role,
-        call,
-        key: call,
-        host,
-    })
+    Ok(Scan { role, call, host })
 }
 
 /// Looks for lines until everything wanted is seen or the headers end.

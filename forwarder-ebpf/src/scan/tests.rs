@@ -39,12 +39,7 @@ fn v6(text: &str, port: u16) -> Host {
 #[expect(clippy::unnecessary_wraps, reason = "it is compared with results")]
 fn ok(role: Role, call: &str, host: Host) -> Result<Scan, Verdict> {
     let call = digest(HASH_KEY, call.as_bytes());
-    Ok(Scan {
-        role,
-        call,
-        key: call,
-        host,
-    })
+    Ok(Scan { role, call, host })
 }
 
 const INVITE: &str = "INVITE sip:a@example.org SIP/2.0";

@@ -24,9 +24,8 @@ use crate::{
     config::{self, Config},
     control::numbering::Numbering,
     dataplane::{
-        KernelTables, Manners, Maps, MapsError,
+        KernelStore, KernelTables, Maps, MapsError,
         attach::{self, Attachment},
-        counters::Counters,
         environment, maps_load, migrate,
         nexthop::Resolver,
         pins::Pins,
@@ -34,7 +33,11 @@ use crate::{
     },
     heartbeat,
     probe::Probed,
-    slowpath::worker::{WorkerError, Workers},
+    slowpath::{
+        Manners,
+        counters::Counters,
+        worker::{WorkerError, Workers},
+    },
     state::{self, State, StateDir},
 };
 
@@ -77,10 +80,12 @@ async fn serve(
 
     let counters = Arc::new(Counters::new(config.limits.backends));
     let tables = Arc::new(KernelTables::new(
-        Arc::clone(&maps),
+        KernelStore(Arc::clone(&maps)),
         Arc::clone(&counters),
+        state.1.hash_key,
         config.limits.services,
-    )?);
+        config.limits.recent_entries.next_power_of_two(),
+    ));
     tables.set_manners(manners(&config, &state.1.numbering));
     let workers = start_workers(&config, &state.1.numbering, &tables)?;
     program_log::follow(&mut ebpf);

@@ -23,9 +23,8 @@ use crate::{
     dataplane::{
         Maps, MapsError,
         attach::{Attachment, Hook},
-        counters::Counters,
-        seconds,
     },
+    slowpath::{counters::Counters, seconds},
 };
 
 /// Everything `status` is made of, but for what control knows.

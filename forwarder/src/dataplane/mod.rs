@@ -1,9 +1,8 @@
 //! The XDP program and its maps: the only module that knows aya.
 
 pub mod attach;
-pub mod counters;
 pub mod environment;
-mod kernel_tables;
+mod kernel_store;
 mod maps;
 pub mod migrate;
 pub mod nexthop;
@@ -12,5 +11,5 @@ pub mod pins;
 pub mod program_log;
 pub mod publish;
 
-pub use kernel_tables::{KernelTables, Manners, seconds};
+pub use kernel_store::{KernelStore, KernelTables};
 pub use maps::{Maps, MapsError, load as maps_load};

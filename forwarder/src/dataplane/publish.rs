@@ -13,10 +13,11 @@ use sip_forwarder_ebpf::{
     hash,
 };
 
-use super::{Maps, MapsError, kernel_tables::canonical, nexthop::NextHop};
+use super::{Maps, MapsError, nexthop::NextHop};
 use crate::{
     config::{self, Config},
     control::numbering::{Number, Numbering},
+    slowpath::canonical,
 };
 
 /// A service with the numbers of all it consists of.

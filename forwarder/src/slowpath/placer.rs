@@ -1,4 +1,4 @@
-//! The kernel's tables, as the workers see them: the same maps, the same rule.
+//! The rule, asked over a store: what a worker needs of the tables.
 
 use std::{
     collections::HashMap,
@@ -12,8 +12,8 @@ use std::{
 use arc_swap::ArcSwap;
 use sip_forwarder_ebpf::{
     abi::{
-        Affinity, Backend, BackendFlags, BackendId, Event, HINTS_PER_LINE, HintLine, Key, Policy,
-        RING_SLOTS, Recent, SLOTS_PER_LINE, SentByKey, Service, ServiceId, Slot,
+        Affinity, Backend, BackendFlags, BackendId, Event, Key, Policy, RING_SLOTS, Recent,
+        SentByKey, Service, ServiceId, Slot,
     },
     hash::{self, Digest},
     rule::{self, Decision, Entry, Found},
@@ -22,12 +22,12 @@ use sip_forwarder_ebpf::{
 };
 use tracing::warn;
 
-use super::{Maps, MapsError, counters::Counters};
-use crate::{
-    config::Overload,
-    sip::address,
-    slowpath::placement::{Message, Placed, Placement, Starting, Tables},
+use super::{
+    counters::Counters,
+    placement::{Message, Placed, Placement, Starting, Tables},
+    store::Store,
 };
+use crate::{config::Overload, sip::address};
 
 /// What the workers must know of a service beyond the maps.
 #[derive(Clone, Debug, Default)]
@@ -42,9 +42,9 @@ pub struct Manners {
     pub backends: Vec<BackendId>,
 }
 
-/// The maps and the slow path's counters.
-pub struct KernelTables {
-    maps: Arc<Maps>,
+/// A store, the rule over it, and the slow path's counters.
+pub struct Placer<S> {
+    store: S,
     counters: Arc<Counters>,
     hash_key: [u64; 2],
     /// Key of the hash in To-tags of refusals, which strangers see and must not learn slots from.
@@ -55,21 +55,31 @@ pub struct KernelTables {
     turns: Vec<AtomicU32>,
 }
 
-impl KernelTables {
-    /// Over these maps, whose globals are set, for so many services.
-    pub fn new(maps: Arc<Maps>, counters: Arc<Counters>, services: u32) -> Result<Self, MapsError> {
-        let globals = maps.globals.get(0)?;
-        let hash_key = globals.hash_key;
-        Ok(Self {
-            maps,
+impl<S: Store> Placer<S> {
+    /// Over this store, for so many services and elements of `recent` (a power of two).
+    pub fn new(
+        store: S,
+        counters: Arc<Counters>,
+        hash_key: [u64; 2],
+        services: u32,
+        recent_entries: u32,
+    ) -> Self {
+        Self {
+            store,
             counters,
             hash_key,
             refusal_key: [&b"refusal 1"[..], b"refusal 2"]
                 .map(|label| hash::digest(hash_key, label).0),
-            recent_mask: globals.recent_mask,
+            recent_mask: recent_entries - 1,
             manners: ArcSwap::default(),
             turns: (0..services).map(|_| AtomicU32::new(0)).collect(),
-        })
+        }
+    }
+
+    /// The store.
+    #[must_use]
+    pub const fn store(&self) -> &S {
+        &self.store
     }
 
     /// Tells how services behave when nobody takes new calls. Those not named drop them.
@@ -77,25 +87,24 @@ impl KernelTables {
         self.manners.store(Arc::new(manners));
     }
 
-    fn try_place(&self, id: ServiceId, message: &Message<'_>) -> Result<Placed, MapsError> {
-        let service = self.maps.services.get(u32::from(id.0))?;
+    fn try_place(&self, id: ServiceId, message: &Message<'_>) -> Result<Placed, S::Error> {
+        let service = self.store.service(id)?;
         let call = hash::digest(self.hash_key, message.call_id);
         let mut found = self.find(&service, message, call)?;
         let mut decision = rule::decide(&found);
         if !decision.backend.is_some() {
             let manners = self.manners.load();
             let manners = manners.get(&id);
-            let saviour = self.emergency_backend(&service, message, call, manners);
-            if !saviour.is_some() {
+            found.admit = self.last_resort(&service, message, call, manners);
+            decision = rule::decide(&found);
+            if !decision.backend.is_some() {
                 return Ok(refusal(message, manners));
             }
-            found.admit = saviour;
-            decision = Decision {
-                verdict: Verdict::ForwardedEmergency,
-                ..rule::decide(&found)
-            };
+            if message.start.is_some() {
+                decision.verdict = Verdict::ForwardedEmergency;
+            }
         }
-        let backend = self.maps.backends.get(u32::from(decision.backend.0))?;
+        let backend = self.store.backend(decision.backend)?;
         self.remember(&service, call, decision, found.entry, &backend)?;
         self.counters.to_backend(decision.backend);
         Ok(Placed::To(Placement {
@@ -104,18 +113,21 @@ impl KernelTables {
         }))
     }
 
-    /// Who gets an emergency call that nobody takes: its home if that lives, else anybody who lives.
-    fn emergency_backend(
+    /// Who gets what is never refused while a backend lives, though none takes new calls: emergency
+    /// calls, and messages of calls whose home is dead. The home if it lives, else anybody.
+    fn last_resort(
         &self,
         service: &Service,
         message: &Message<'_>,
         call: Digest,
         manners: Option<&Manners>,
     ) -> BackendId {
-        let (Some(start), Some(manners)) = (message.start, manners) else {
+        let Some(manners) = manners else {
             return BackendId::NONE;
         };
-        if !address::is_emergency(start.uri, &manners.emergency) {
+        let may_be_refused =
+            |start: Starting<'_>| !address::is_emergency(start.uri, &manners.emergency);
+        if message.start.is_some_and(may_be_refused) {
             return BackendId::NONE;
         }
         let home = self
@@ -136,7 +148,7 @@ impl KernelTables {
         service: &Service,
         message: &Message<'_>,
         call: Digest,
-    ) -> Result<Found, MapsError> {
+    ) -> Result<Found, S::Error> {
         let slot = self.slot(service, call)?;
         let (entry, known) = self.entry(service, call)?;
         let recent = if message.role.starts() {
@@ -167,12 +179,12 @@ impl KernelTables {
         service: &Service,
         start: &Starting<'_>,
         own: Slot,
-    ) -> Result<Slot, MapsError> {
+    ) -> Result<Slot, S::Error> {
         if service.policy == Policy::ROUND_ROBIN
             && let Some(turns) = self.turns.get(usize::from(service.id.0))
         {
             let turn = turns.fetch_add(1, Ordering::Relaxed);
-            return self.slot_at(service, turn % RING_SLOTS);
+            return self.store.slot(service, turn % RING_SLOTS);
         }
         let key = if start.method == b"REGISTER" {
             service.register_key
@@ -189,33 +201,25 @@ impl KernelTables {
         self.slot(service, hash::digest(self.hash_key, &record))
     }
 
-    fn slot(&self, service: &Service, call: Digest) -> Result<Slot, MapsError> {
-        self.slot_at(service, call.slot())
-    }
-
-    fn slot_at(&self, service: &Service, slot: u32) -> Result<Slot, MapsError> {
-        let line = self.maps.rings.get(service.ring + slot / SLOTS_PER_LINE)?;
-        Ok(line.0[(slot % SLOTS_PER_LINE) as usize])
-    }
-
-    fn backend(&self, id: BackendId) -> Option<Backend> {
-        self.maps.backends.get(u32::from(id.0)).ok()
+    fn slot(&self, service: &Service, call: Digest) -> Result<Slot, S::Error> {
+        self.store.slot(service, call.slot())
     }
 
     fn live(&self, service: &Service, id: BackendId) -> BackendId {
-        match self.backend(id) {
-            Some(b) if b.flags.has(BackendFlags::ALIVE) && b.service == service.id => id,
+        match self.store.backend(id) {
+            Ok(b) if b.flags.has(BackendFlags::ALIVE) && b.service == service.id => id,
             _ => BackendId::NONE,
         }
     }
 
-    fn entry(&self, service: &Service, call: Digest) -> Result<(Entry, BackendId), MapsError> {
-        let Some(entry) = self.maps.affinity.get(&call.affinity_key(service.id))? else {
+    fn entry(&self, service: &Service, call: Digest) -> Result<(Entry, BackendId), S::Error> {
+        let Some(entry) = self.store.call(service, call)? else {
             return Ok((Entry::Absent, BackendId::NONE));
         };
         let same = self
+            .store
             .backend(entry.backend)
-            .is_some_and(|b| b.incarnation == entry.incarnation);
+            .is_ok_and(|b| b.incarnation == entry.incarnation);
         let known = self.live(service, entry.backend);
         Ok(if same && known.is_some() {
             (Entry::Live, known)
@@ -224,22 +228,21 @@ impl KernelTables {
         })
     }
 
-    fn named(&self, service: &Service, host: Option<(&[u8], u16)>) -> Result<BackendId, MapsError> {
+    fn named(&self, service: &Service, host: Option<(&[u8], u16)>) -> Result<BackendId, S::Error> {
         let Some((text, port)) = host else {
             return Ok(BackendId::NONE);
         };
         let key = SentByKey::new(hash::digest(self.hash_key, &canonical(text)).0, port);
-        Ok(match self.maps.sent_by.get(&key)? {
+        Ok(match self.store.named(&key)? {
             Some(name) if name.service == service.id => self.live(service, name.backend),
             _ => BackendId::NONE,
         })
     }
 
-    fn recent(&self, service: &Service, call: Digest) -> Result<BackendId, MapsError> {
+    fn recent(&self, service: &Service, call: Digest) -> Result<BackendId, S::Error> {
         let seen = self
-            .maps
-            .recent
-            .get(call.recent_index(service.id, self.recent_mask))?;
+            .store
+            .recent(call.recent_index(service.id, self.recent_mask))?;
         Ok(self.live(
             service,
             seen.backend_of(call.fingerprint(service.id), seconds() as u16),
@@ -253,17 +256,17 @@ impl KernelTables {
         decision: Decision,
         entry: Entry,
         backend: &Backend,
-    ) -> Result<(), MapsError> {
+    ) -> Result<(), S::Error> {
         let now = seconds();
         if decision.remember_start {
             let fingerprint = call.fingerprint(service.id);
             let index = call.recent_index(service.id, self.recent_mask);
-            let old = self.maps.recent.get(index)?;
+            let old = self.store.recent(index)?;
             if old.counts(now as u16) && !old.is_of(fingerprint) {
                 self.counters.event(Event::RECENT_EVICTED);
             }
             let seen = Recent::new(fingerprint, now as u16, decision.backend);
-            self.maps.recent.set(index, seen)?;
+            self.store.set_recent(index, seen)?;
         }
         if decision.remember_call {
             if entry == Entry::Absent {
@@ -274,22 +277,13 @@ impl KernelTables {
                 incarnation: backend.incarnation,
                 second: now,
             };
-            self.maps
-                .affinity
-                .insert(&call.affinity_key(service.id), &entry)?;
-            let index = service.hints + call.slot() / HINTS_PER_LINE;
-            // The whole line: XDP may set another hint of it meanwhile, which must not be lost. A
-            // hint too many costs a lookup, and hints are never taken back.
-            let marked = HintLine([1; HINTS_PER_LINE as usize]);
-            if self.maps.hints.get(index)? != marked {
-                self.maps.hints.set(index, marked)?;
-            }
+            self.store.remember_call(service, call, entry)?;
         }
         Ok(())
     }
 }
 
-impl Tables for KernelTables {
+impl<S: Store> Tables for Placer<S> {
     fn place(&self, service: ServiceId, message: &Message<'_>) -> Placed {
         self.try_place(service, message).unwrap_or_else(|error| {
             warn!(%error, "a message could not be placed");
@@ -303,13 +297,12 @@ impl Tables for KernelTables {
     }
 
     fn spiral_source(&self, source: SocketAddr) -> Option<SocketAddr> {
-        let origin = self.maps.sources.get(&source.into()).ok()??;
-        let service = self.maps.services.get(u32::from(origin.service.0)).ok()?;
-        Some(service.vip.into())
+        let origin = self.store.origin(source).ok()??;
+        Some(self.store.service(origin.service).ok()?.vip.into())
     }
 
     fn takes_calls(&self, service: ServiceId) -> bool {
-        let Ok(service) = self.maps.services.get(u32::from(service.0)) else {
+        let Ok(service) = self.store.service(service) else {
             return false;
         };
         // Any slot that admits somebody will do; with somebody open, all of them admit somebody.
@@ -319,7 +312,7 @@ impl Tables for KernelTables {
 
     fn is_own_name(&self, service: ServiceId, host: &[u8], port: u16) -> bool {
         let key = SentByKey::new(hash::digest(self.hash_key, &canonical(host)).0, port);
-        matches!(self.maps.sent_by.get(&key), Ok(Some(name)) if name.service == service && !name.backend.is_some())
+        matches!(self.store.named(&key), Ok(Some(name)) if name.service == service && !name.backend.is_some())
     }
 
     fn count(&self, verdict: Verdict) {
@@ -343,7 +336,7 @@ fn refusal(message: &Message<'_>, manners: Option<&Manners>) -> Placed {
 /// A host's text as the sent-by map knows it: lower case, and an IPv6 address in its one canonical
 /// form (RFC 5952) whatever way it was written.
 #[must_use]
-pub(super) fn canonical(host: &[u8]) -> Vec<u8> {
+pub fn canonical(host: &[u8]) -> Vec<u8> {
     let inner = host.strip_prefix(b"[").and_then(|h| h.strip_suffix(b"]"));
     let address = inner.and_then(|text| {
         std::str::from_utf8(text)

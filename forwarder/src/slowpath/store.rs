@@ -1,0 +1,47 @@
+//! The tables' contents, wherever they lie: in the kernel's maps beside the XDP program, or in this
+//! process.
+
+use std::{fmt::Display, net::SocketAddr};
+
+use sip_forwarder_ebpf::{
+    abi::{Affinity, Backend, BackendId, BackendRef, Recent, SentByKey, Service, ServiceId, Slot},
+    hash::Digest,
+};
+
+/// What the rule's questions are answered from. Read and written by all workers at once.
+pub trait Store: Send + Sync {
+    /// What may go wrong.
+    type Error: Display;
+
+    /// A service.
+    fn service(&self, id: ServiceId) -> Result<Service, Self::Error>;
+
+    /// A slot of a service's live ring.
+    fn slot(&self, service: &Service, slot: u32) -> Result<Slot, Self::Error>;
+
+    /// A backend.
+    fn backend(&self, id: BackendId) -> Result<Backend, Self::Error>;
+
+    /// What is known of a call that is not at its home.
+    fn call(&self, service: &Service, call: Digest) -> Result<Option<Affinity>, Self::Error>;
+
+    /// Writes down where a call is that is not at its home, and that there is something to look for.
+    fn remember_call(
+        &self,
+        service: &Service,
+        call: Digest,
+        entry: Affinity,
+    ) -> Result<(), Self::Error>;
+
+    /// An element of `recent`.
+    fn recent(&self, index: u32) -> Result<Recent, Self::Error>;
+
+    /// Sets an element of `recent`.
+    fn set_recent(&self, index: u32, recent: Recent) -> Result<(), Self::Error>;
+
+    /// Whom a host and port in Via or Route stand for.
+    fn named(&self, key: &SentByKey) -> Result<Option<BackendRef>, Self::Error>;
+
+    /// Which backend sends from this address.
+    fn origin(&self, source: SocketAddr) -> Result<Option<BackendRef>, Self::Error>;
+}
