@@ -4,6 +4,7 @@
 mod bad_input;
 mod calls;
 mod fragments;
+mod heartbeats;
 mod next_hops;
 mod packets;
 mod rule;
@@ -32,6 +33,7 @@ fn main() {
         way_back::trials(),
         next_hops::trials(),
         takeover::trials(),
+        heartbeats::trials(),
     ]
     .into_iter()
     .flatten()

@@ -2,6 +2,7 @@
 
 mod churn;
 mod fastpath;
+mod heartbeats;
 mod oslb;
 
 use clap::{Args, Subcommand};
@@ -21,6 +22,8 @@ enum Name {
     Churn(churn::Churn),
     /// Nanoseconds per packet in the XDP program, and what the verifier made of it.
     Fastpath(fastpath::Fastpath),
+    /// What heartbeats cost the daemon, alone and beside a flood of bad ones.
+    Heartbeats(heartbeats::Heartbeats),
     /// Failed calls and balance when all is well, a proxy fails, a hog eats its CPU; beside Kamailio's dispatcher.
     Oslb(oslb::Oslb),
 }
@@ -30,6 +33,7 @@ impl Bench {
         match &self.name {
             Name::Churn(bench) => bench.run(),
             Name::Fastpath(bench) => bench.run(),
+            Name::Heartbeats(bench) => bench.run(),
             Name::Oslb(bench) => bench.run(),
         }
     }
