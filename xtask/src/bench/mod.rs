@@ -4,6 +4,7 @@ mod churn;
 mod fastpath;
 mod heartbeats;
 mod oslb;
+mod reaction;
 
 use clap::{Args, Subcommand};
 
@@ -26,6 +27,8 @@ enum Name {
     Heartbeats(heartbeats::Heartbeats),
     /// Failed calls and balance when all is well, a proxy fails, a hog eats its CPU; beside Kamailio's dispatcher.
     Oslb(oslb::Oslb),
+    /// How soon new calls see a pushed weight, and the death of a proxy.
+    Reaction(reaction::Reaction),
 }
 
 impl Bench {
@@ -35,6 +38,7 @@ impl Bench {
             Name::Fastpath(bench) => bench.run(),
             Name::Heartbeats(bench) => bench.run(),
             Name::Oslb(bench) => bench.run(),
+            Name::Reaction(bench) => bench.run(),
         }
     }
 }
