@@ -6,6 +6,7 @@ mod calls;
 mod cluster;
 mod fragments;
 mod health;
+mod heartbeats;
 mod next_hops;
 mod orders;
 mod packets;
@@ -39,6 +40,7 @@ fn main() {
         health::trials(),
         orders::trials(),
         shares::trials(),
+        heartbeats::trials(),
     ]
     .into_iter()
     .flatten()

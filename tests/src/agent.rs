@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use sip_forwarder::heartbeat;
 
 use crate::lab::process::output_within;
 use crate::lab::{Family, Host, Lab, Process};
@@ -53,6 +54,11 @@ impl MasterKey {
             "name = \"lab\"\n\n[heartbeats]\nlisten = \"[::]:{PORT}\"\nkey_files = [{}]\ninterval = \"100ms\"\nmissed = 3\n",
             quoted(&self.file)
         )
+    }
+
+    /// The key itself.
+    pub fn load(&self) -> Result<heartbeat::MasterKey> {
+        Ok(heartbeat::MasterKey::load(&self.file)?)
     }
 
     fn derive(&self, service: &str, backend: &str) -> Result<PathBuf> {

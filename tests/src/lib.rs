@@ -4,6 +4,7 @@
 //! - [`sipp`] and [`kamailio`]: real SIP traffic and a real proxy, with a record of which backend saw which call.
 //! - [`dispatcher`]: Kamailio's dispatcher in the forwarder's place, to compare with.
 //! - [`agent`]: agents beside the proxies, and a CPU that is as busy as a test says.
+//! - [`heartbeats`]: heartbeats without agents, good ones and bad ones.
 //! - [`load`]: the CPU that proxies take, second by second, and how evenly.
 //! - [`history`]: when each backend saw a call, and whether it had reason to move.
 //! - [`frames`] and [`messages`]: packets and SIP messages built byte by byte, for tests that send their own.
@@ -16,6 +17,7 @@ pub mod agent;
 pub mod calls;
 pub mod dispatcher;
 pub mod frames;
+pub mod heartbeats;
 pub mod history;
 pub mod kamailio;
 pub mod lab;

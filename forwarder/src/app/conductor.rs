@@ -190,6 +190,14 @@ impl Conductor {
         let now = self.now();
         for service in &mut self.services {
             service.control.tick(now, unix());
+        }
+        self.publish();
+    }
+
+    /// Tells the log what changed and makes the maps follow, as of the moment control heard of last. Costs
+    /// next to nothing if there is nothing new.
+    pub(super) fn publish(&mut self) {
+        for service in &mut self.services {
             for change in service.control.take_changes() {
                 match change.level() {
                     Level::Info => info!(service = service.name, "{change}"),

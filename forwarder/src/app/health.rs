@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Batches of reports that may wait. One that finds no room is dropped: the next comes in a moment.
-const REPORTS: usize = 256;
+pub(super) const REPORTS: usize = 256;
 /// Answers to OPTIONS that may wait.
 const ANSWERS: usize = 1_024;
 

@@ -2,7 +2,9 @@
 
 mod churn;
 mod fastpath;
+mod heartbeats;
 mod oslb;
+mod reaction;
 
 use clap::{Args, Subcommand};
 
@@ -21,8 +23,12 @@ enum Name {
     Churn(churn::Churn),
     /// Nanoseconds per packet in the XDP program, and what the verifier made of it.
     Fastpath(fastpath::Fastpath),
+    /// What heartbeats cost the daemon, alone and beside a flood of bad ones.
+    Heartbeats(heartbeats::Heartbeats),
     /// Failed calls and balance when all is well, a proxy fails, a hog eats its CPU; beside Kamailio's dispatcher.
     Oslb(oslb::Oslb),
+    /// How soon new calls see a pushed weight, and the death of a proxy.
+    Reaction(reaction::Reaction),
 }
 
 impl Bench {
@@ -30,7 +36,9 @@ impl Bench {
         match &self.name {
             Name::Churn(bench) => bench.run(),
             Name::Fastpath(bench) => bench.run(),
+            Name::Heartbeats(bench) => bench.run(),
             Name::Oslb(bench) => bench.run(),
+            Name::Reaction(bench) => bench.run(),
         }
     }
 }

@@ -1,0 +1,179 @@
+//! `cargo xtask bench reaction`: how soon new calls see a pushed weight, and the death of a proxy.
+//!
+//! All new calls are to one callee and the service's key is To, so all of them go to one proxy. Each round makes
+//! them go elsewhere, and lasts until the last of them arrived where they went before.
+
+mod room;
+mod traffic;
+
+use std::{
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{bail, ensure};
+use clap::Args;
+use serde::Serialize;
+
+use self::{
+    room::Room,
+    traffic::{RATE, Traffic},
+};
+use crate::{
+    Outcome, program, setup,
+    shell::{is_root, say},
+};
+
+/// Within this, the new calls see a pushed weight.
+const PUSH_MS: f64 = 50.0;
+/// Within this, by the median, a dead proxy gets no new calls.
+const DETECTION_MS: f64 = 350.0;
+/// A proxy with this weight, beside others of 1, has nearly every slot.
+const HEAVY: u16 = 1_000;
+/// How often an agent reports. Rounds begin at moments spread over it, as deaths do.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// How soon new calls see a pushed weight, and the death of a proxy.
+#[derive(Args)]
+pub(crate) struct Reaction {
+    /// One JSON object on the last line of stdout instead of the table.
+    #[arg(long)]
+    json: bool,
+    /// This `sip-forwarder` instead of one that is built now.
+    #[arg(long, value_name = "FILE")]
+    forwarder: Option<PathBuf>,
+    /// Rounds of each kind.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    rounds: u32,
+}
+
+#[derive(Serialize)]
+struct Report {
+    /// From asking for another weight.
+    pushes: Times,
+    /// From the end of the proxy's process.
+    detections: Times,
+    /// From the end of all that comes from the proxy's host.
+    silence: Times,
+}
+
+#[derive(Serialize)]
+struct Times {
+    rounds: usize,
+    median_ms: f64,
+    max_ms: f64,
+}
+
+impl Reaction {
+    pub(crate) fn run(&self) -> anyhow::Result<Outcome> {
+        if !is_root() {
+            bail!("the lab needs root: sudo cargo xtask bench reaction");
+        }
+        setup::lab_programs()?;
+        let daemon = program::daemon_or(self.forwarder.as_deref())?;
+        let mut room = Room::start(&daemon, &program::program()?)?;
+        let traffic = Traffic::start(&room.lab)?;
+        say(&format!("{RATE} new calls/s, {} rounds each", self.rounds));
+        let report = Report {
+            pushes: self.pushes(&room, &traffic)?,
+            detections: self.deaths(
+                &mut room,
+                &traffic,
+                Room::kill_process,
+                Room::start_process,
+            )?,
+            silence: self.deaths(&mut room, &traffic, Room::kill_agent, Room::start_agent)?,
+        };
+        if self.json {
+            println!("{}", serde_json::to_string(&report)?);
+        } else {
+            print!("{}", table(&report));
+        }
+        Ok(if report.holds() {
+            Outcome::Done
+        } else {
+            Outcome::Failed
+        })
+    }
+
+    /// Whoever has the calls becomes light again, and the next one heavy, by turns: each push moves them.
+    fn pushes(&self, room: &Room, traffic: &Traffic) -> anyhow::Result<Times> {
+        let light = traffic.settled()?;
+        let heavy = light % room::PROXIES + 1;
+        let mut times = Vec::new();
+        for round in 0..self.rounds {
+            let (from, weight) = if round % 2 == 0 {
+                (light, HEAVY)
+            } else {
+                (heavy, 1)
+            };
+            ensure!(
+                traffic.settled()? == from,
+                "weight {weight} of p{heavy} did not move the calls"
+            );
+            let begin = room.push_weight(heavy, weight)?;
+            times.push(traffic.left_after(from, begin)?);
+        }
+        room.push_weight(heavy, 1)?;
+        Ok(Times::of(times))
+    }
+
+    fn deaths(
+        &self,
+        room: &mut Room,
+        traffic: &Traffic,
+        die: impl Fn(&mut Room, u8) -> anyhow::Result<Instant>,
+        come_back: impl Fn(&mut Room, u8) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Times> {
+        let mut times = Vec::new();
+        for round in 0..self.rounds {
+            let victim = traffic.settled()?;
+            thread::sleep(INTERVAL * round / self.rounds);
+            let begin = die(room, victim)?;
+            times.push(traffic.left_after(victim, begin)?);
+            come_back(room, victim)?;
+        }
+        Ok(Times::of(times))
+    }
+}
+
+impl Report {
+    fn holds(&self) -> bool {
+        self.pushes.max_ms <= PUSH_MS
+            && self.detections.median_ms <= DETECTION_MS
+            && self.silence.median_ms <= DETECTION_MS
+    }
+}
+
+impl Times {
+    fn of(mut times: Vec<Duration>) -> Self {
+        times.sort();
+        let ms = |at: usize| times.get(at).copied().unwrap_or_default().as_secs_f64() * 1e3;
+        Self {
+            rounds: times.len(),
+            // Of an even number the later of the two in the middle.
+            median_ms: ms(times.len() / 2),
+            max_ms: ms(times.len().saturating_sub(1)),
+        }
+    }
+}
+
+fn table(report: &Report) -> String {
+    let row = |name: &str, times: &Times| {
+        format!(
+            "{name:<34}{:>8}{:>12.1}{:>12.1}\n",
+            times.rounds, times.median_ms, times.max_ms
+        )
+    };
+    format!(
+        "\n{:<34}{:>8}{:>12}{:>12}\n{}{}{}",
+        "until the last new call came, ms",
+        "rounds",
+        "median",
+        "longest",
+        row("  a weight was pushed", &report.pushes),
+        row("  the proxy's process was killed", &report.detections),
+        row("  the proxy's host fell silent", &report.silence),
+    )
+}
