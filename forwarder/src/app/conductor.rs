@@ -194,6 +194,11 @@ impl Conductor {
         self.publish();
     }
 
+    /// Must the next report be followed by [`Conductor::carry_out`], before any deadline?
+    pub(super) fn waits_for_report(&self) -> bool {
+        self.services.iter().any(|s| s.control.waits_for_report())
+    }
+
     /// Tells the log what changed and makes the maps follow, as of the moment control heard of last. Costs
     /// next to nothing if there is nothing new.
     pub(super) fn publish(&mut self) {

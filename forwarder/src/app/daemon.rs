@@ -231,8 +231,9 @@ impl Daemon {
                 // What was heard comes before judging who is silent.
                 biased;
                 Some(reports) = heard.reports.recv() => {
+                    let awaited = self.conductor.waits_for_report();
                     self.hear(reports, &mut heard.reports);
-                    if tokio::time::Instant::now() < deadline {
+                    if !awaited && tokio::time::Instant::now() < deadline {
                         self.conductor.publish();
                         continue;
                     }

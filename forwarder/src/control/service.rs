@@ -4,7 +4,8 @@
 //! configurations and with the time, and says who lives, who takes new calls, and what the ring
 //! holds. [`ServiceControl::version`] tells when that must be published.
 //!
-//! The caller's round: feed; [`tick`](ServiceControl::tick); send OPTIONS to
+//! The caller's round: feed; [`tick`](ServiceControl::tick) (after reports only if one
+//! [is waited for](ServiceControl::waits_for_report), else when the deadline comes); send OPTIONS to
 //! [`due_probes`](ServiceControl::due_probes); if the version is another one, publish; sleep until
 //! [`next_deadline`](ServiceControl::next_deadline).
 
@@ -90,6 +91,8 @@ pub struct ServiceControl {
     tables: Tables,
     pace: weights::Pace,
     suspects_itself: bool,
+    /// Is somebody silent for too long, and not judged before another is heard?
+    undecided: bool,
     somebody_open: bool,
     /// The latest moment heard of.
     now: Now,
@@ -147,6 +150,7 @@ impl ServiceControl {
             tables: Tables::new(slots),
             pace: weights::Pace::default(),
             suspects_itself: false,
+            undecided: false,
             somebody_open: true,
             now,
             last_tick: now,
@@ -352,6 +356,13 @@ impl ServiceControl {
             .map(|deadline| deadline.max(now))
     }
 
+    /// Does the next report want a [`tick`](Self::tick) behind it? Others do without: reports only put
+    /// off deadlines.
+    #[must_use]
+    pub const fn waits_for_report(&self) -> bool {
+        self.undecided
+    }
+
     /// Whom to send OPTIONS now; each is named once. Answers are told by [`answer`](Self::answer),
     /// and so are timeouts.
     pub fn due_probes(&mut self, now: Now) -> Vec<String> {
@@ -447,7 +458,8 @@ impl ServiceControl {
             .iter_mut()
             .filter_map(Backend::liveness)
             .collect();
-        suspicion::judge(now, self.timing, &mut watched);
+        let judgement = suspicion::judge(now, self.timing, &mut watched);
+        self.undecided = !judgement.undecided.is_empty();
         self.notice_suspicion(false);
     }
 

@@ -30,6 +30,8 @@ pub struct Judgement {
     pub died: Vec<usize>,
     /// Those that must be asked by OPTIONS from now on.
     pub asked: Vec<usize>,
+    /// Those whose time is over, and who wait for what is heard of others.
+    pub undecided: Vec<usize>,
 }
 
 /// Judges every backend that an agent watches.
@@ -50,7 +52,9 @@ pub fn judge(now: Now, timing: Timing, watched: &mut [&mut Liveness]) -> Judgeme
             }
         }
     }
-    if !watched.iter().any(|w| w.may_still_speak(now, timing)) {
+    if watched.iter().any(|w| w.may_still_speak(now, timing)) {
+        judgement.undecided = undecided;
+    } else {
         for &index in &undecided {
             watched[index].ask(now);
         }

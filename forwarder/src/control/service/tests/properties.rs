@@ -175,6 +175,53 @@ proptest! {
     }
 }
 
+/// When which of three backends were alive, if `reports` (backend, milliseconds since the one before) come,
+/// and the caller ticks after each of them (`eager`) or only after those that are waited for.
+fn lives(eager: bool, missed: u32, reports: &[(usize, u64)]) -> Vec<(Now, Vec<bool>)> {
+    let timing = Timing { missed, ..TIMING };
+    let saved = Saved::default();
+    let service = service(&[1, 1, 1], "");
+    let mut control =
+        ServiceControl::with_slots((ms(0), UNIX), &service, timing, &saved, |_| false, SLOTS);
+    let mut lives: Vec<(Now, Vec<bool>)> = Vec::new();
+    let mut note = |control: &ServiceControl, now| {
+        let alive: Vec<bool> = control.plan().members.iter().map(|m| m.alive).collect();
+        if lives.last().is_none_or(|(_, before)| *before != alive) {
+            lives.push((now, alive));
+        }
+    };
+    let (mut now, mut wake) = (ms(0), ms(0));
+    for &(who, pause) in reports {
+        now += ms(pause);
+        while wake <= now {
+            control.tick(wake, UNIX + wake);
+            control.due_probes(wake);
+            note(&control, wake);
+            wake = control.next_deadline(wake).unwrap().max(wake + ms(1));
+        }
+        let awaited = control.waits_for_report();
+        control.report(now, &format!("p{who}"), running(0.1));
+        if eager || awaited {
+            control.tick(now, UNIX + now);
+            wake = control.next_deadline(now).unwrap().max(now + ms(1));
+        }
+        note(&control, now);
+    }
+    lives
+}
+
+proptest! {
+    /// A caller that ticks at its deadlines, and after reports only where they are waited for, judges at the same
+    /// moments as one that ticks after every report.
+    #[test]
+    fn reports_that_nobody_waits_for_need_no_tick(
+        missed in 1u32..4,
+        reports in proptest::collection::vec((0usize..3, 0u64..160), 1..120),
+    ) {
+        prop_assert_eq!(lives(false, missed, &reports), lives(true, missed, &reports));
+    }
+}
+
 /// The ring as it is in the field: when one of `n` dies, what it had goes to the others evenly.
 #[test]
 fn what_a_dead_one_had_is_spread_evenly() {
