@@ -130,10 +130,9 @@ fn is_exception(found: &Found, backend: BackendId) -> bool {
         Entry::Live => false,
         // Else the dead backend would get the call back when it returns.
         Entry::Stale => true,
-        Entry::Absent => {
-            backend.0 != found.slot.home().0
-                || (found.slot.settling() && matches!(found.role, Role::StartsDialog))
-        }
+        // While a slot settles, every call that speaks is entered: only one that is silent for all
+        // that time would be torn when the slot's home moves.
+        Entry::Absent => backend.0 != found.slot.home().0 || found.slot.settling(),
     }
 }
 
@@ -154,9 +153,7 @@ pub fn remember_request(
     match entry {
         Entry::Live => known.0 != from.0,
         Entry::Stale => true,
-        Entry::Absent => {
-            from.0 != slot.home().0 || (slot.settling() && matches!(role, Role::StartsDialog))
-        }
+        Entry::Absent => from.0 != slot.home().0 || slot.settling(),
     }
 }
 
@@ -274,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dialog_that_forms_while_its_slot_settles_is_remembered_even_at_home() {
+    fn a_call_that_speaks_while_its_slot_settles_is_remembered_even_at_home() {
         let slot = Slot::new(HOME, HOME, true);
         let f = Found {
             admit: HOME,
@@ -287,7 +284,13 @@ mod tests {
             slot,
             ..found(Role::InDialog)
         };
-        assert_eq!(outcome(&f), (HOME, Verdict::ForwardedHome, false, false));
+        assert_eq!(outcome(&f), (HOME, Verdict::ForwardedHome, true, false));
+        let f = Found {
+            admit: HOME,
+            slot,
+            ..found(Role::StartsNothing)
+        };
+        assert_eq!(outcome(&f), (HOME, Verdict::ForwardedHome, false, true));
     }
 
     #[test]

@@ -46,8 +46,9 @@ pub enum StateError {
 }
 
 /// What the file holds.
+///
+/// What a newer daemon wrote beside what this one knows is ignored, so that one can go back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct State {
     /// Key of the hash. Forwarders that share a cluster share it.
     pub hash_key: [u64; 2],

@@ -4,9 +4,9 @@ use std::{fs, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
-use sip_forwarder_tests::lab::{Daemon, DaemonSpec, Family, Host, Lab};
+use sip_forwarder_tests::lab::{Daemon, DaemonSpec, Family, Host, Lab, process::poll};
 
-use crate::support::{as_root, daemon_file, forwarding_lab};
+use crate::support::{ARRIVAL, as_root, daemon_file, forwarding_lab};
 
 pub(crate) fn trials() -> Vec<Trial> {
     let case = |name: &'static str, change: fn(String) -> String, says: &'static [&'static str]| {
@@ -121,15 +121,17 @@ fn nothing_left(lab: &Lab) -> Result<()> {
         "{} is left",
         lab.bpf_dir().display()
     );
-    let links = lab
-        .command(Host::Forwarder, "ip")?
-        .args(["-o", "link"])
-        .output()?;
-    let links = String::from_utf8_lossy(&links.stdout).into_owned();
-    ensure!(
-        !links.contains("xdp"),
-        "a program is left attached: {links}"
-    );
+    // The kernel takes a program off a moment after its last pin is gone.
+    let mut links = String::new();
+    let bare = poll(ARRIVAL, || {
+        let output = lab
+            .command(Host::Forwarder, "ip")?
+            .args(["-o", "link"])
+            .output()?;
+        links = String::from_utf8_lossy(&output.stdout).into_owned();
+        Ok((!links.contains("xdp")).then_some(()))
+    })?;
+    ensure!(bare.is_some(), "a program is left attached: {links}");
     Ok(())
 }
 

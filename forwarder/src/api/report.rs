@@ -29,7 +29,16 @@ impl Status {
     /// One line: what is wrong, or else what an operator took out, or else that all is well.
     #[must_use]
     pub fn headline(&self) -> String {
-        let faults: Vec<String> = self.services.iter().flat_map(faults).collect();
+        let unsaved = self
+            .unsaved
+            .iter()
+            .map(|fault| format!("not saved: {fault}"));
+        let faults: Vec<String> = self
+            .services
+            .iter()
+            .flat_map(faults)
+            .chain(unsaved)
+            .collect();
         if !faults.is_empty() {
             return format!("ATTENTION: {}", faults.join("; "));
         }

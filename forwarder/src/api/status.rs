@@ -23,6 +23,8 @@ pub struct Status {
     pub recent: Recent,
     /// Reports of agents; `None` if none are listened for.
     pub heartbeats: Option<Heartbeats>,
+    /// Why the state file is not up to date, if it is not: what was ordered since would be forgotten.
+    pub unsaved: Option<String>,
     /// Packets and messages by verdict; only those that occurred.
     pub verdicts: Vec<Verdict>,
 }

@@ -29,13 +29,23 @@ struct Conducted {
     control: ServiceControl,
     /// Version of what the maps hold.
     published: u64,
+    /// Not published again before this moment, unless by order.
+    rest: Now,
 }
+
+/// How long a service rests after its ring was published: many backends that die or return together
+/// are few rings, and the first is not late.
+const REST: Duration = Duration::from_millis(20);
+/// And after its maps could not be written.
+const REST_AFTER_FAULT: Duration = Duration::from_secs(1);
 
 /// All services under control, and the maps they are published in.
 pub(super) struct Conductor {
     services: Vec<Conducted>,
     maps: Arc<Maps>,
     start: Instant,
+    /// How often the configuration changed.
+    configurations: u64,
 }
 
 /// A backend whose OPTIONS are due.
@@ -76,12 +86,14 @@ impl Conductor {
             services,
             maps,
             start,
+            configurations: 0,
         }
     }
 
     /// Goes on with another configuration; services that stay keep what is known of them.
     pub(super) fn reconfigure(&mut self, config: &Config, numbering: &Numbering) {
         let now = self.now();
+        self.configurations += 1;
         let mut old: HashMap<String, ServiceControl> = self
             .services
             .drain(..)
@@ -169,7 +181,17 @@ impl Conductor {
                     "service `{service}` has no backend `{backend}`; see `sip-forwarder status`"
                 ))
             })?;
-        self.carry_out();
+        if let Some(conducted) = self.find(service) {
+            conducted.control.tick(now, unix());
+        }
+        let maps = Arc::clone(&self.maps);
+        if let Some(conducted) = self.find(service) {
+            conducted.follow(&maps, now).map_err(|fault| {
+                Refusal::Failed(format!(
+                    "it is ordered, but not in the ring: {fault}; the daemon tries again"
+                ))
+            })?;
+        }
         let member = self
             .find(service)
             .and_then(|s| {
@@ -202,6 +224,7 @@ impl Conductor {
     /// Tells the log what changed and makes the maps follow, as of the moment control heard of last. Costs
     /// next to nothing if there is nothing new.
     pub(super) fn publish(&mut self) {
+        let now = self.now();
         for service in &mut self.services {
             for change in service.control.take_changes() {
                 match change.level() {
@@ -209,10 +232,29 @@ impl Conductor {
                     Level::Warn => warn!(service = service.name, "{change}"),
                 }
             }
-            if let Err(fault) = service.follow(&self.maps) {
-                error!(service = service.name, error = %fault, "cannot publish; trying again with the next change");
+            if now >= service.rest
+                && let Err(fault) = service.follow(&self.maps, now)
+            {
+                error!(service = service.name, error = %fault, "cannot publish; trying again in a second");
             }
         }
+    }
+
+    /// Publishes what waits.
+    pub(super) fn publish_all_now(&mut self) {
+        for service in &mut self.services {
+            service.rest = Now::ZERO;
+        }
+        self.publish();
+    }
+
+    /// When a service that rests wants to be published; `None` if none does.
+    pub(super) fn rests_until(&self) -> Option<Instant> {
+        self.services
+            .iter()
+            .filter_map(Conducted::rests_until)
+            .min()
+            .map(|rest| self.start + rest)
     }
 
     /// When [`Conductor::carry_out`] wants to be called, at the latest.
@@ -220,7 +262,8 @@ impl Conductor {
         let now = self.now();
         self.services
             .iter()
-            .filter_map(|s| s.control.next_deadline(now))
+            .flat_map(|s| [s.control.next_deadline(now), s.rests_until()])
+            .flatten()
             .min()
             .map(|deadline| self.start + deadline)
     }
@@ -257,7 +300,9 @@ impl Conductor {
     pub(super) fn saved_version(&self) -> u64 {
         self.services
             .iter()
-            .fold(0, |sum, s| sum.wrapping_add(s.control.saved_version()))
+            .fold(self.configurations << 48, |sum, s| {
+                sum.wrapping_add(s.control.saved_version())
+            })
     }
 
     /// How a service stands.
@@ -288,8 +333,14 @@ impl Conducted {
             id: ServiceId(numbering.service(&service.name).unwrap_or(u16::MAX)),
             numbers,
             published: control.version(),
+            rest: Now::ZERO,
             control,
         }
+    }
+
+    /// When what waits is published; `None` if nothing waits.
+    fn rests_until(&self) -> Option<Now> {
+        (self.control.version() != self.published).then_some(self.rest)
     }
 
     fn columns(&mut self) -> Vec<Slot> {
@@ -300,16 +351,18 @@ impl Conducted {
 
     /// Makes the maps follow, if there is anything new. Who comes to life is told before the ring names
     /// it, and who dies after the ring names it no longer: a new call never finds nobody in between.
-    fn follow(&mut self, maps: &Maps) -> Result<(), MapsError> {
+    fn follow(&mut self, maps: &Maps, now: Now) -> Result<(), MapsError> {
         let version = self.control.version();
         if version == self.published {
             return Ok(());
         }
+        self.rest = now + REST_AFTER_FAULT;
         let plan = self.control.plan();
         self.publish_living(maps, &plan, |alive| alive)?;
         publish::ring(maps, self.id, &self.columns())?;
         self.publish_living(maps, &plan, |alive| !alive)?;
         self.published = version;
+        self.rest = now + REST;
         Ok(())
     }
 

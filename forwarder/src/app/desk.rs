@@ -1,14 +1,17 @@
 //! Where the API's wishes wait until the daemon's loop has time for them.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use arc_swap::ArcSwapOption;
 use futures_util::future::BoxFuture;
-use sip_forwarder_ebpf::abi::Affinity;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 
 use crate::{
     api::{Change, Changed, Operator, Refusal, Reloaded, status::Status},
-    dataplane::Maps,
+    dataplane::{Census, Maps},
 };
 
 /// Wishes that may wait at a time; whoever comes then waits to be let in.
@@ -21,8 +24,8 @@ type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
 pub(super) enum Wish {
     /// The whole picture, with all that the affinity map holds.
     Status {
-        /// The map's entries.
-        calls: Vec<Affinity>,
+        /// What the affinity map holds.
+        census: Arc<Census>,
         /// Where the answer goes.
         reply: Reply<Status>,
     },
@@ -47,14 +50,62 @@ pub(super) enum Wish {
 /// The API's side.
 pub(super) struct Desk {
     wishes: mpsc::Sender<Wish>,
-    maps: Arc<Maps>,
+    /// What is counted; nothing before the maps are there.
+    counted: ArcSwapOption<Counted>,
+    /// The last count, and until when it serves. Whoever counts holds it: one count at a time.
+    census: Mutex<Option<(Instant, Arc<Census>)>>,
 }
+
+/// The map that is counted, and for how many seconds an entry may be a call that is up, by its
+/// backend's number.
+struct Counted {
+    maps: Arc<Maps>,
+    settle: Vec<u32>,
+}
+
+/// A count serves at least so long, however many ask.
+const LASTS: Duration = Duration::from_secs(1);
+/// And so many times as long as it took, so that counting a large map never takes a core.
+const TIMES: u32 = 10;
 
 impl Desk {
     /// The desk, and what is laid on it.
-    pub(super) fn open(maps: Arc<Maps>) -> (Self, mpsc::Receiver<Wish>) {
+    pub(super) fn open() -> (Self, mpsc::Receiver<Wish>) {
         let (wishes, laid) = mpsc::channel(ROOM);
-        (Self { wishes, maps }, laid)
+        let desk = Self {
+            wishes,
+            counted: ArcSwapOption::empty(),
+            census: Mutex::new(None),
+        };
+        (desk, laid)
+    }
+
+    /// Counts the calls in these maps from now on; `settle` is by number of the backend, in seconds.
+    pub(super) fn count_in(&self, maps: Arc<Maps>, settle: Vec<u32>) {
+        self.counted.store(Some(Arc::new(Counted { maps, settle })));
+    }
+
+    /// What the affinity map holds, as of a moment ago. Counting takes long, and the loop must not wait
+    /// for it.
+    async fn census(&self) -> Result<Arc<Census>, Refusal> {
+        let mut last = self.census.lock().await;
+        if let Some((until, census)) = &*last
+            && Instant::now() < *until
+        {
+            return Ok(Arc::clone(census));
+        }
+        let Some(counted) = self.counted.load_full() else {
+            return Ok(Arc::default());
+        };
+        let start = Instant::now();
+        let count = move || counted.maps.affinity_census(&counted.settle);
+        let census = tokio::task::spawn_blocking(count)
+            .await
+            .map_err(|error| Refusal::Failed(format!("cannot count the affinity map: {error}")))?;
+        let census = Arc::new(census);
+        let lasts = (start.elapsed() * TIMES).max(LASTS);
+        *last = Some((Instant::now() + lasts, Arc::clone(&census)));
+        Ok(census)
     }
 
     async fn ask<T>(&self, wish: impl FnOnce(Reply<T>) -> Wish) -> Result<T, Refusal> {
@@ -68,14 +119,8 @@ impl Desk {
 impl Operator for Desk {
     fn status(&self) -> BoxFuture<'_, Result<Status, Refusal>> {
         Box::pin(async move {
-            // Reading a large map takes long, and the loop must not wait for it.
-            let maps = Arc::clone(&self.maps);
-            let calls = tokio::task::spawn_blocking(move || maps.affinity_entries())
-                .await
-                .map_err(|error| {
-                    Refusal::Failed(format!("cannot read the affinity map: {error}"))
-                })?;
-            self.ask(|reply| Wish::Status { calls, reply }).await
+            let census = self.census().await?;
+            self.ask(|reply| Wish::Status { census, reply }).await
         })
     }
 

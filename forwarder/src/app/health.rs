@@ -17,9 +17,22 @@ pub(super) const REPORTS: usize = 256;
 /// Answers to OPTIONS that may wait.
 const ANSWERS: usize = 1_024;
 
+/// A receiver of heartbeats and the settings it was opened with.
+pub(super) type Listening = (Heartbeats, Receiver);
+
+/// What a configuration to come needs of the ears.
+pub(super) enum Prepared {
+    /// No heartbeats.
+    Nothing,
+    /// Other keys for the receiver there is.
+    Keys(Vec<MasterKey>),
+    /// Another receiver.
+    Receiver(Listening),
+}
+
 /// The receiver of heartbeats, if there is one, and the prober.
 pub(super) struct Ears {
-    receiver: Option<(Heartbeats, String, Receiver)>,
+    receiver: Option<Listening>,
     prober: Prober,
     reports: mpsc::Sender<Vec<heartbeat::Report>>,
 }
@@ -41,37 +54,52 @@ impl Ears {
         Ok((ears, heard))
     }
 
+    /// Reads and opens what another configuration needs; changes nothing.
+    pub(super) fn prepare(&self, config: &Config) -> anyhow::Result<Prepared> {
+        let Some(wanted) = &config.heartbeats else {
+            return Ok(Prepared::Nothing);
+        };
+        match &self.receiver {
+            Some((settings, _)) if settings.listen == wanted.listen => {
+                Ok(Prepared::Keys(masters(wanted)?))
+            }
+            _ => {
+                let receiver = listen(config, &self.reports)?;
+                Ok(receiver.map_or(Prepared::Nothing, Prepared::Receiver))
+            }
+        }
+    }
+
     /// Goes on with another configuration. Sessions of agents that stay are kept, unless the address
-    /// or the forwarder's name changes.
-    pub(super) fn reconfigure(&mut self, old: &Config, new: &Config) -> anyhow::Result<()> {
+    /// changes.
+    pub(super) fn reconfigure(&mut self, old: &Config, new: &Config, prepared: Prepared) {
+        self.forget_the_gone(old, new);
+        match (prepared, &mut self.receiver, &new.heartbeats) {
+            (Prepared::Keys(masters), Some((settings, receiver)), Some(wanted)) => {
+                receiver.set_masters(masters);
+                receiver.set_known(&known(new));
+                *settings = wanted.clone();
+            }
+            (Prepared::Receiver(receiver), ..) => self.receiver = Some(receiver),
+            _ => self.receiver = None,
+        }
+    }
+
+    /// Stops asking backends that are gone or elsewhere.
+    fn forget_the_gone(&mut self, old: &Config, new: &Config) {
         for service in &old.services {
             let still = new.services.iter().find(|s| s.name == service.name);
             for backend in &service.backends {
-                let stays = still.is_some_and(|s| s.backends.contains(backend));
+                let stays = still.is_some_and(|s| {
+                    s.backends
+                        .iter()
+                        .any(|b| b.name == backend.name && b.address == backend.address)
+                });
                 if !stays {
                     self.prober.forget(&service.name, &backend.name);
                 }
             }
         }
-        let same_socket = match (&self.receiver, &new.heartbeats) {
-            (Some((old, name, _)), Some(new_ones)) => {
-                old.listen == new_ones.listen && *name == new.forwarder.name
-            }
-            _ => false,
-        };
-        match (&mut self.receiver, &new.heartbeats) {
-            (Some((settings, _, receiver)), Some(wanted)) if same_socket => {
-                receiver.set_masters(masters(wanted)?);
-                receiver.set_known(&known(new));
-                *settings = wanted.clone();
-            }
-            _ => {
-                // The old socket must go first: the new one may want its port.
-                self.receiver = None;
-                self.receiver = listen(new, &self.reports)?;
-            }
-        }
-        Ok(())
     }
 
     /// Asks a backend by OPTIONS.
@@ -90,7 +118,7 @@ impl Ears {
 
     /// What became of heartbeats.
     pub(super) fn counts(&self) -> Option<status::Heartbeats> {
-        let (settings, _, receiver) = self.receiver.as_ref()?;
+        let (settings, receiver) = self.receiver.as_ref()?;
         let counts = receiver.counts();
         Some(status::Heartbeats {
             listen: settings.listen.to_string(),
@@ -110,15 +138,14 @@ impl Ears {
 fn listen(
     config: &Config,
     reports: &mpsc::Sender<Vec<heartbeat::Report>>,
-) -> anyhow::Result<Option<(Heartbeats, String, Receiver)>> {
+) -> anyhow::Result<Option<Listening>> {
     let Some(settings) = &config.heartbeats else {
         return Ok(None);
     };
-    let name = config.forwarder.name.clone();
     let reports = reports.clone();
     let receiver = Receiver::start(
         settings.listen,
-        &name,
+        &config.forwarder.name,
         masters(settings)?,
         &known(config),
         move |batch| {
@@ -127,10 +154,11 @@ fn listen(
             }
         },
     )?;
-    Ok(Some((settings.clone(), name, receiver)))
+    Ok(Some((settings.clone(), receiver)))
 }
 
-fn masters(settings: &Heartbeats) -> anyhow::Result<Vec<MasterKey>> {
+/// The master keys.
+pub(super) fn masters(settings: &Heartbeats) -> anyhow::Result<Vec<MasterKey>> {
     let load = |path: &std::path::PathBuf| Ok(MasterKey::load(path)?);
     settings.key_files.iter().map(load).collect()
 }

@@ -32,7 +32,10 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
     let object = object::embedded()?;
     environment::check(&config)?;
     let runtime = runtime()?;
-    runtime.block_on(check_routes(&config))?;
+    // Where traffic flows already, one lost route must not keep the daemon from starting.
+    if !Pins::at(&config.forwarder.bpf_dir).exist() {
+        runtime.block_on(check_routes(&config))?;
+    }
     runtime.block_on(daemon::run(path, config, object))
 }
 
@@ -40,6 +43,9 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
 pub fn check(path: &Path) -> anyhow::Result<()> {
     let config = config::load(path)?;
     TcpApi::of(&config.forwarder)?;
+    if let Some(heartbeats) = &config.heartbeats {
+        health::masters(heartbeats)?;
+    }
     environment::check(&config)?;
     runtime()?.block_on(check_routes(&config))?;
     object::embedded()?;

@@ -8,7 +8,7 @@ use std::{
 
 use serde::Serialize;
 use sip_forwarder_ebpf::{
-    abi::{Affinity, BackendFlags, BackendId, Event},
+    abi::{BackendFlags, BackendId, Event},
     verdict::{Outcome, TABLE},
 };
 
@@ -21,10 +21,10 @@ use crate::{
         service::{Member, Plan, State},
     },
     dataplane::{
-        Maps, MapsError,
+        Census, Maps, MapsError,
         attach::{Attachment, Hook},
     },
-    slowpath::{counters::Counters, seconds},
+    slowpath::counters::Counters,
 };
 
 /// Everything `status` is made of, but for what control knows.
@@ -33,6 +33,8 @@ pub(super) struct Picture {
     maps: Arc<Maps>,
     counters: Arc<Counters>,
     started: Instant,
+    /// Why the state file is not up to date.
+    pub(super) unsaved: Option<String>,
     /// Since when each backend has had the same number of messages.
     quiet: HashMap<BackendId, Quiet>,
 }
@@ -46,7 +48,7 @@ struct Quiet {
 /// What one picture is drawn of.
 struct Scene<'a> {
     numbering: &'a Numbering,
-    calls: &'a [Affinity],
+    census: &'a Census,
 }
 
 impl Picture {
@@ -61,6 +63,7 @@ impl Picture {
             maps,
             counters,
             started: Instant::now(),
+            unsaved: None,
             quiet: HashMap::new(),
         }
     }
@@ -92,18 +95,18 @@ impl Picture {
         self.quiet = seen;
     }
 
-    /// The whole picture; `calls` is what the affinity map holds.
+    /// The whole picture; `census` is what the affinity map holds.
     pub(super) fn draw(
         &self,
         config: &Config,
         numbering: &Numbering,
         conductor: &Conductor,
-        calls: &[Affinity],
+        census: &Census,
         heartbeats: Option<status::Heartbeats>,
     ) -> Result<status::Status, MapsError> {
         let verdicts = self.verdicts()?;
         let generic = self.attachments.iter().any(|a| a.mode == Hook::Generic);
-        let scene = Scene { numbering, calls };
+        let scene = Scene { numbering, census };
         let services = config
             .services
             .iter()
@@ -130,17 +133,18 @@ impl Picture {
             messages: sent_on(&verdicts),
             services,
             affinity: status::Affinity {
-                entries: calls.len(),
+                entries: census.entries,
                 capacity: self.maps.affinity_capacity(),
                 added,
                 // Entries only go when there is no more room.
-                evicted: added.saturating_sub(calls.len() as u64),
+                evicted: added.saturating_sub(census.entries as u64),
             },
             recent: status::Recent {
                 capacity: config.limits.recent_entries.next_power_of_two(),
                 evicted: happened(Event::RECENT_EVICTED)?,
             },
             heartbeats,
+            unsaved: self.unsaved.clone(),
             verdicts: verdicts
                 .into_iter()
                 .filter(|v| v.fast + v.slow > 0)
@@ -205,7 +209,15 @@ impl Picture {
         };
         let id = number.id();
         let entry = self.maps.backends.get(u32::from(id.0))?;
-        let idle = self.quiet.get(&id).map(|quiet| quiet.since.elapsed());
+        let messages = self.messages(id)?;
+        // What came since the last look says that it is not idle at all.
+        let idle = self.quiet.get(&id).map(|quiet| {
+            if quiet.messages == messages.to + messages.from {
+                quiet.since.elapsed()
+            } else {
+                Duration::ZERO
+            }
+        });
         let spread = &service.spread;
         Ok(Some(status::Backend {
             name: backend.name.clone(),
@@ -219,12 +231,12 @@ impl Picture {
             cpu: member.cpu,
             health: word(backend.health),
             heard_ms_ago: member.heard.map(|d| d.as_millis() as u64),
-            calls_remembered: remembered(scene.calls, number, spread.settle),
+            calls_remembered: scene.census.young(id, number.incarnation),
             idle_seconds: idle.map(|idle| idle.as_secs()),
             empty: member.state == State::Draining
                 && idle.is_some_and(|idle| idle >= spread.drain_idle),
             resolved: entry.flags.has(BackendFlags::RESOLVED),
-            messages: self.messages(id)?,
+            messages,
         }))
     }
 
@@ -249,19 +261,6 @@ fn why(member: &Member) -> Option<String> {
         }
         _ => None,
     }
-}
-
-/// Entries that name this backend, younger than `settle`.
-fn remembered(calls: &[Affinity], number: Number, settle: Duration) -> usize {
-    let now = seconds();
-    calls
-        .iter()
-        .filter(|call| {
-            call.backend == number.id()
-                && call.incarnation == number.incarnation
-                && Duration::from_secs(now.saturating_sub(call.second).into()) <= settle
-        })
-        .count()
 }
 
 /// A value of the configuration, as the file has it.

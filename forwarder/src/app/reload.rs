@@ -1,12 +1,11 @@
 //! Another configuration in the place of the present one, while traffic flows: everything is checked
 //! first, and a file that is not valid changes nothing.
 
-use std::fmt::Debug;
+use std::{fmt::Debug, sync::Arc};
 
 use super::{
-    check_routes,
-    daemon::{Daemon, manners, start_workers},
-    ways::Ways,
+    daemon::{Daemon, manners, settle_by_number, start_workers, vips},
+    ways::{Unroutable, Ways},
 };
 use crate::{
     api::{Refusal, Reloaded},
@@ -14,46 +13,48 @@ use crate::{
     dataplane::{environment, publish},
 };
 
-/// Reads the file again and puts it in force.
+/// Reads the file again and puts it in force. Whatever may be refused comes first, and changes nothing.
 pub(super) async fn reload(daemon: &mut Daemon) -> Result<Reloaded, Refusal> {
     let invalid = |error: anyhow::Error| Refusal::Invalid(format!("{error:#}"));
     let config = config::load(&daemon.config_file).map_err(|e| invalid(e.into()))?;
     refuse_what_needs_a_restart(&daemon.config, &config).map_err(Refusal::Invalid)?;
     environment::check(&config).map_err(|e| invalid(e.into()))?;
-    check_routes(&config).await.map_err(invalid)?;
     let mut numbering = daemon.state.numbering.clone();
     numbering.assign(&config);
-    let ways = Ways::find(&config, &numbering, &daemon.resolver)
+    let ways = Ways::find(&config, &numbering, &daemon.resolver, Unroutable::Refuse)
         .await
         .map_err(invalid)?;
-    // The last that may refuse: keys that cannot be read, a port that is taken.
-    let old = std::mem::replace(&mut daemon.config, config);
-    if let Err(error) = daemon.ears.reconfigure(&old, &daemon.config) {
-        let refused = std::mem::replace(&mut daemon.config, old);
-        daemon
-            .ears
-            .reconfigure(&refused, &daemon.config)
-            .map_err(|again| Refusal::Failed(format!("{error:#}; and going back: {again:#}")))?;
-        return Err(invalid(error));
-    }
-    let workers = if same_vips(&old, &daemon.config) {
+    let prepared = daemon.ears.prepare(&config).map_err(invalid)?;
+    let workers = if daemon.served == vips(&config) {
         None
     } else {
-        let started = start_workers(&daemon.config, &numbering, &daemon.tables);
-        Some(started.map_err(|e| Refusal::Failed(e.to_string()))?)
+        let started = start_workers(&config, &numbering, &daemon.tables);
+        Some(started.map_err(|e| invalid(e.into()))?)
     };
-    daemon.state.numbering = numbering;
+    // Numbers before what stands under them: after a crash, what the maps hold must mean the same.
+    let mut state = daemon.state.clone();
+    state.numbering = numbering;
+    daemon
+        .state_dir
+        .write(&state)
+        .map_err(|e| invalid(e.into()))?;
+
+    let old = std::mem::replace(&mut daemon.config, config);
+    daemon.state = state;
     daemon.ways = ways;
-    publish_all(daemon).map_err(|error| {
+    daemon.ears.reconfigure(&old, &daemon.config, prepared);
+    let published = publish_all(daemon);
+    if let Some(new) = workers
+        && let Some(before) = daemon.workers.replace(new)
+    {
+        daemon.served = vips(&daemon.config);
+        before.stop();
+    }
+    published.map_err(|error| {
         Refusal::Failed(format!(
-            "{error:#}; restart the daemon (no message is lost)"
+            "the configuration is in force, but the maps could not be written: {error:#}; reload again, or restart the daemon (no message is lost)"
         ))
     })?;
-    if let Some(new) = workers
-        && let Some(old) = daemon.workers.replace(new)
-    {
-        old.stop();
-    }
     Ok(Reloaded {
         changes: differences(&old, &daemon.config),
     })
@@ -63,19 +64,18 @@ fn publish_all(daemon: &mut Daemon) -> anyhow::Result<()> {
     let Daemon {
         config,
         state,
-        state_dir,
         maps,
         tables,
         conductor,
         ways,
+        desk,
         ..
     } = daemon;
-    // Numbers first: what the maps hold must never mean something else after a crash.
-    state_dir.write(state)?;
+    desk.count_in(Arc::clone(maps), settle_by_number(config, &state.numbering));
+    conductor.reconfigure(config, &state.numbering);
     publish::backends(maps, config, &state.numbering)?;
     ways.publish(maps)?;
     tables.set_manners(manners(config, &state.numbering));
-    conductor.reconfigure(config, &state.numbering);
     publish::services(
         maps,
         config,
@@ -84,47 +84,26 @@ fn publish_all(daemon: &mut Daemon) -> anyhow::Result<()> {
         &mut |service| conductor.columns(service),
     )?;
     conductor.publish_living()?;
-    daemon.follow_control();
+    daemon.carry_out();
     Ok(())
 }
 
 fn refuse_what_needs_a_restart(old: &Config, new: &Config) -> Result<(), String> {
-    let but_its_name = |config: &Config| config::Forwarder {
-        name: String::new(),
-        ..config.forwarder.clone()
-    };
-    let section = match (
-        old.limits == new.limits,
-        but_its_name(old) == but_its_name(new),
-    ) {
-        (true, true) => return Ok(()),
-        (false, _) => "limits",
-        (true, false) => "forwarder",
-    };
-    Err(format!(
-        "[{section}] was changed; that needs a restart of the daemon (no message is lost)"
-    ))
-}
-
-fn same_vips(old: &Config, new: &Config) -> bool {
-    let vips = |config: &Config| -> Vec<_> {
-        let mut vips: Vec<_> = config
-            .services
-            .iter()
-            .map(|s| (s.name.clone(), s.vip))
-            .collect();
-        vips.sort();
-        vips
-    };
-    vips(old) == vips(new)
+    if old.limits != new.limits {
+        return Err("[limits] was changed; tables keep their sizes until `sip-forwarder unload`, which a restart must follow".into());
+    }
+    if old.forwarder != new.forwarder {
+        return Err(
+            "[forwarder] was changed; that needs a restart of the daemon (no message is lost)"
+                .into(),
+        );
+    }
+    Ok(())
 }
 
 /// What differs, one line each.
 fn differences(old: &Config, new: &Config) -> Vec<String> {
     let mut lines = Vec::new();
-    if old.forwarder.name != new.forwarder.name {
-        lines.push(format!("the forwarder's name is {}", new.forwarder.name));
-    }
     if old.heartbeats != new.heartbeats {
         lines.push("[heartbeats] changed".to_owned());
     }

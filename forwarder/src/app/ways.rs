@@ -26,6 +26,15 @@ struct Way {
     next_hop: Option<NextHop>,
 }
 
+/// What a backend without a route means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unroutable {
+    /// A fault of the configuration.
+    Refuse,
+    /// The slow path tries, and the log says so.
+    Warn,
+}
+
 /// The ways to all backends.
 pub(super) struct Ways {
     all: Vec<Way>,
@@ -41,6 +50,7 @@ impl Ways {
         config: &Config,
         numbering: &Numbering,
         resolver: &Resolver,
+        unroutable: Unroutable,
     ) -> anyhow::Result<Self> {
         let interfaces = config
             .forwarder
@@ -58,10 +68,14 @@ impl Ways {
             for backend in &service.backends {
                 let name = format!("service `{}`, backend `{}`", service.name, backend.name);
                 let address = backend.address.ip();
-                let next_hop = resolver
-                    .resolve(address, &neighbours)
-                    .await
-                    .with_context(|| name.clone())?;
+                let next_hop = match resolver.resolve(address, &neighbours).await {
+                    Ok(next_hop) => next_hop,
+                    Err(error) if unroutable == Unroutable::Warn => {
+                        warn!(backend = name, %address, %error, "there is no way to it");
+                        None
+                    }
+                    Err(error) => return Err(error).context(name),
+                };
                 let Some(number) = numbering.backend(&service.name, &backend.name, backend.address)
                 else {
                     continue;

@@ -2,7 +2,10 @@
 //! backend keeps its number as long as it is configured, and a number is reused only under a new
 //! incarnation.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 use serde::{Deserialize, Serialize};
 use sip_forwarder_ebpf::abi::BackendId;
@@ -40,47 +43,44 @@ pub struct Numbering {
 impl Numbering {
     /// Gives numbers to everything configured, keeping those that are known, and frees the others.
     pub fn assign(&mut self, config: &Config) {
+        // A number that is freed now may still stand in a live ring or map: it is given again only if
+        // there is no other.
+        let mut services = Free::new(self.services.values().copied(), config.limits.services);
         self.services
             .retain(|name, _| config.services.iter().any(|s| &s.name == name));
+        services.keep(self.services.values().copied());
         for service in &config.services {
             if !self.services.contains_key(&service.name) {
-                let index = first_free(|n| self.services.values().any(|&used| used == n));
-                self.services.insert(service.name.clone(), index);
+                self.services.insert(service.name.clone(), services.take());
             }
         }
-        // A number that is freed now may still stand in a live ring: it is given again only if there
-        // is no other.
-        let before: Vec<u16> = self.backends.values().map(|n| n.index).collect();
-        let limit = u16::try_from(config.limits.backends).unwrap_or(u16::MAX);
-        let wanted: Vec<String> = config
+        let mut backends = Free::new(self.indexes(), config.limits.backends);
+        let wanted: BTreeSet<String> = config
             .services
             .iter()
             .flat_map(|s| s.backends.iter().map(|b| key(&s.name, &b.name, b.address)))
             .collect();
         self.backends.retain(|name, _| wanted.contains(name));
+        backends.keep(self.indexes());
         for name in wanted {
             if !self.backends.contains_key(&name) {
-                let is_used = |n| self.backends.values().any(|number| number.index == n);
-                let untouched = first_free(|n| is_used(n) || before.contains(&n));
-                let index = if untouched < limit {
-                    untouched
-                } else {
-                    first_free(is_used)
-                };
+                let index = backends.take();
                 let incarnation = self
                     .incarnations
                     .entry(index)
                     .and_modify(|i| *i = i.wrapping_add(1))
                     .or_insert(1);
-                self.backends.insert(
-                    name,
-                    Number {
-                        index,
-                        incarnation: *incarnation,
-                    },
-                );
+                let number = Number {
+                    index,
+                    incarnation: *incarnation,
+                };
+                self.backends.insert(name, number);
             }
         }
+    }
+
+    fn indexes(&self) -> impl Iterator<Item = u16> {
+        self.backends.values().map(|number| number.index)
     }
 
     /// The number of a service that was assigned one.
@@ -100,8 +100,41 @@ fn key(service: &str, backend: &str, address: SocketAddr) -> String {
     format!("{service}/{backend}@{address}")
 }
 
-fn first_free(used: impl Fn(u16) -> bool) -> u16 {
-    (0..u16::MAX).find(|&n| !used(n)).unwrap_or(u16::MAX)
+/// Numbers that may be given, the lowest first; those that were in use until now come last.
+struct Free {
+    before: BTreeSet<u16>,
+    used: BTreeSet<u16>,
+    limit: u16,
+    /// Below it nothing is left.
+    next: u16,
+}
+
+impl Free {
+    /// Of the numbers below `limit`, with those that were in use.
+    fn new(before: impl Iterator<Item = u16>, limit: u32) -> Self {
+        Self {
+            before: before.collect(),
+            used: BTreeSet::new(),
+            limit: u16::try_from(limit).unwrap_or(u16::MAX),
+            next: 0,
+        }
+    }
+
+    /// These stay in use.
+    fn keep(&mut self, used: impl Iterator<Item = u16>) {
+        self.used.extend(used);
+    }
+
+    fn take(&mut self) -> u16 {
+        let untouched =
+            (self.next..self.limit).find(|n| !self.used.contains(n) && !self.before.contains(n));
+        let number = untouched
+            .or_else(|| (0..u16::MAX).find(|n| !self.used.contains(n)))
+            .unwrap_or(u16::MAX);
+        self.next = untouched.map_or(self.limit, |n| n + 1);
+        self.used.insert(number);
+        number
+    }
 }
 
 #[cfg(test)]

@@ -18,8 +18,8 @@ use sip_forwarder_ebpf::{
 };
 use thiserror::Error;
 
-use super::pins::Pins;
-use crate::config::Limits;
+use super::{census::Census, pins::Pins};
+use crate::{config::Limits, slowpath::seconds};
 
 /// A fault with the maps.
 #[derive(Debug, Error)]
@@ -174,20 +174,6 @@ impl<K: Pod + Eq + std::hash::Hash, V: Pod> Dictionary<K, V> {
             .map_err(operation(self.name))
     }
 
-    /// Sets the value of `key` if it has none. True if it had none.
-    pub fn insert_new(&self, key: &K, value: &V) -> Result<bool> {
-        const NOEXIST: u64 = 1;
-        match self.lock().insert(key, value, NOEXIST) {
-            Ok(()) => Ok(true),
-            Err(MapError::SyscallError(error))
-                if error.io_error.kind() == std::io::ErrorKind::AlreadyExists =>
-            {
-                Ok(false)
-            }
-            Err(source) => Err(operation(self.name)(source)),
-        }
-    }
-
     /// Makes the map hold exactly `wanted`: what is new is put in before what is old goes.
     pub fn replace(&self, wanted: &std::collections::HashMap<K, V>) -> Result<()> {
         let mut map = self.lock();
@@ -313,19 +299,24 @@ impl Maps {
             }))
     }
 
-    /// Everything in the affinity map. Read by a handle of its own: it takes long, and the workers
-    /// must not wait.
+    /// Who the entries of the affinity map belong to ([`Census::of`]). Read by a handle of its own: it
+    /// takes long, and the workers must not wait.
     #[must_use]
-    pub fn affinity_entries(&self) -> Vec<Affinity> {
+    pub fn affinity_census(&self, settle: &[u32]) -> Census {
         let info = self.affinity.lock().map().info();
         let handle = info
             .and_then(|info| MapData::from_id(info.id()))
             .map(Map::LruHashMap);
         let map: Result<HashMap<MapData, AffinityKey, Affinity>, MapError> =
             handle.and_then(HashMap::try_from);
+        // A walk over a map that evicts may begin anew, and must not go on for ever.
+        let most = self.affinity_capacity() as usize;
         map.map_or_else(
-            |_| Vec::new(),
-            |map| map.iter().flatten().map(|(_, entry)| entry).collect(),
+            |_| Census::default(),
+            |map| {
+                let entries = map.iter().flatten().map(|(_, entry)| entry).take(most);
+                Census::of(entries, seconds(), settle)
+            },
         )
     }
 

@@ -14,7 +14,7 @@ use super::{Maps, MapsError, pins::Pins};
 /// Copies the affinity entries of every other version's maps, and makes every slot of `services`
 /// services be looked for: which slots the entries are in, their keys do not tell.
 ///
-/// What the new map knows already is left as it is: this is done once before the programs are
+/// What the new map knows already stays unless the old one has it newer: this is done once before the programs are
 /// exchanged, and once after, for what the old one wrote meanwhile. Returns how many were new.
 ///
 /// Entries are the same 16 bytes in all versions so far; a map of another shape is left out, and its
@@ -22,11 +22,15 @@ use super::{Maps, MapsError, pins::Pins};
 pub fn adopt_calls(maps: &Maps, pins: &Pins, services: u32) -> Result<usize, MapsError> {
     let mut copied = 0;
     for folder in pins.other_versions() {
-        match entries(&folder) {
+        match entries(&folder, maps.affinity_capacity()) {
             Ok(entries) => {
                 let mut new = 0;
                 for (key, entry) in &entries {
-                    new += usize::from(maps.affinity.insert_new(key, entry)?);
+                    let known = maps.affinity.get(key)?;
+                    if known.is_none_or(|known| known.second < entry.second) {
+                        maps.affinity.insert(key, entry)?;
+                        new += 1;
+                    }
                 }
                 info!(from = %folder.display(), entries = new, "took over calls that are not at home from another version's map");
                 copied += new;
@@ -45,8 +49,9 @@ pub fn adopt_calls(maps: &Maps, pins: &Pins, services: u32) -> Result<usize, Map
     Ok(copied)
 }
 
-fn entries(folder: &Path) -> Result<Vec<(AffinityKey, Affinity)>, MapError> {
+fn entries(folder: &Path, most: u32) -> Result<Vec<(AffinityKey, Affinity)>, MapError> {
     let map: HashMap<MapData, AffinityKey, Affinity> =
         HashMap::try_from(Map::LruHashMap(MapData::from_pin(folder.join("AFFINITY"))?))?;
-    map.iter().collect()
+    // A walk over a map that evicts may begin anew, and must not go on for ever.
+    map.iter().take(most as usize).collect()
 }

@@ -1,6 +1,7 @@
 //! The XDP program and its maps: the only module that knows aya.
 
 pub mod attach;
+mod census;
 pub mod environment;
 mod kernel_store;
 mod maps;
@@ -11,5 +12,6 @@ pub mod pins;
 pub mod program_log;
 pub mod publish;
 
+pub use census::Census;
 pub use kernel_store::{KernelStore, KernelTables};
 pub use maps::{Maps, MapsError, load as maps_load};

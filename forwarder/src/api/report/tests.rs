@@ -64,6 +64,7 @@ pub(in crate::api) fn sample() -> Status {
             forged: 4,
             ..Heartbeats::default()
         }),
+        unsaved: None,
         verdicts: vec![Verdict {
             number: 1,
             name: "home".to_owned(),
