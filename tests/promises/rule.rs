@@ -10,7 +10,7 @@ use sip_forwarder::{
     config::{Config, Key, Overload, Policy},
     dataplane::KernelTables,
     slowpath::{
-        Manners,
+        Managed as _, Manners,
         step::{Step, step},
     },
 };

@@ -18,7 +18,7 @@ use crate::{
         probing::Answer,
         service::{Level, OverrideChange, Plan, Report, Saved, ServiceControl, Timing},
     },
-    dataplane::{Maps, MapsError, publish},
+    dataplane::{MapsError, Plane},
 };
 
 /// One service under control.
@@ -42,7 +42,7 @@ const REST_AFTER_FAULT: Duration = Duration::from_secs(1);
 /// All services under control, and the maps they are published in.
 pub(super) struct Conductor {
     services: Vec<Conducted>,
-    maps: Arc<Maps>,
+    plane: Arc<dyn Plane>,
     start: Instant,
     /// How often the configuration changed.
     configurations: u64,
@@ -59,7 +59,7 @@ pub(super) struct DueProbe {
 impl Conductor {
     /// Takes control of all services, with what was saved of them. Nothing is published yet.
     pub(super) fn new(
-        maps: Arc<Maps>,
+        plane: Arc<dyn Plane>,
         config: &Config,
         numbering: &Numbering,
         saved: &BTreeMap<String, Saved>,
@@ -84,7 +84,7 @@ impl Conductor {
             .collect();
         Self {
             services,
-            maps,
+            plane,
             start,
             configurations: 0,
         }
@@ -133,7 +133,7 @@ impl Conductor {
     /// Publishes who lives, for services that were just published whole.
     pub(super) fn publish_living(&self) -> Result<(), MapsError> {
         for service in &self.services {
-            service.publish_living(&self.maps, &service.control.plan(), |_| true)?;
+            service.publish_living(&*self.plane, &service.control.plan(), |_| true)?;
         }
         Ok(())
     }
@@ -184,9 +184,9 @@ impl Conductor {
         if let Some(conducted) = self.find(service) {
             conducted.control.tick(now, unix());
         }
-        let maps = Arc::clone(&self.maps);
+        let plane = Arc::clone(&self.plane);
         if let Some(conducted) = self.find(service) {
-            conducted.follow(&maps, now).map_err(|fault| {
+            conducted.follow(&*plane, now).map_err(|fault| {
                 Refusal::Failed(format!(
                     "it is ordered, but not in the ring: {fault}; the daemon tries again"
                 ))
@@ -233,7 +233,7 @@ impl Conductor {
                 }
             }
             if now >= service.rest
-                && let Err(fault) = service.follow(&self.maps, now)
+                && let Err(fault) = service.follow(&*self.plane, now)
             {
                 error!(service = service.name, error = %fault, "cannot publish; trying again in a second");
             }
@@ -351,16 +351,16 @@ impl Conducted {
 
     /// Makes the maps follow, if there is anything new. Who comes to life is told before the ring names
     /// it, and who dies after the ring names it no longer: a new call never finds nobody in between.
-    fn follow(&mut self, maps: &Maps, now: Now) -> Result<(), MapsError> {
+    fn follow(&mut self, plane: &dyn Plane, now: Now) -> Result<(), MapsError> {
         let version = self.control.version();
         if version == self.published {
             return Ok(());
         }
         self.rest = now + REST_AFTER_FAULT;
         let plan = self.control.plan();
-        self.publish_living(maps, &plan, |alive| alive)?;
-        publish::ring(maps, self.id, &self.columns())?;
-        self.publish_living(maps, &plan, |alive| !alive)?;
+        self.publish_living(plane, &plan, |alive| alive)?;
+        plane.set_ring(self.id, &self.columns())?;
+        self.publish_living(plane, &plan, |alive| !alive)?;
         self.published = version;
         self.rest = now + REST;
         Ok(())
@@ -368,7 +368,7 @@ impl Conducted {
 
     fn publish_living(
         &self,
-        maps: &Maps,
+        plane: &dyn Plane,
         plan: &Plan,
         which: impl Fn(bool) -> bool,
     ) -> Result<(), MapsError> {
@@ -376,7 +376,7 @@ impl Conducted {
             .iter()
             .filter(|member| which(member.alive))
             .filter_map(|member| Some((self.numbers.get(&member.name)?, member.alive)))
-            .try_for_each(|(&id, alive)| publish::set_alive(maps, id, alive))
+            .try_for_each(|(&id, alive)| plane.set_alive(id, alive))
     }
 }
 

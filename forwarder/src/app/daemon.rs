@@ -2,9 +2,7 @@
 
 use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
-use anyhow::Context as _;
-use aya::Ebpf;
-use sip_forwarder_ebpf::abi::{BackendFlags, ServiceId};
+use sip_forwarder_ebpf::abi::ServiceId;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
@@ -15,27 +13,20 @@ use tracing::{error, info, warn};
 use super::{
     conductor::Conductor,
     desk::{Desk, Wish},
+    ground::Ground,
     health::{Ears, REPORTS},
     picture::Picture,
     reload,
-    ways::{Unroutable, Ways},
 };
 use crate::{
     api::{Refusal, Reloaded, Server, TcpApi},
-    config::{self, Config},
+    config::{self, Config, Dataplane},
     control::numbering::Numbering,
-    dataplane::{
-        KernelStore, KernelTables, Maps, MapsError,
-        attach::{self, Attachment},
-        environment, maps_load, migrate,
-        nexthop::Resolver,
-        pins::Pins,
-        program_log, publish,
-    },
+    dataplane::pins::Pins,
     heartbeat,
     probe::Probed,
     slowpath::{
-        Manners,
+        Managed, Manners,
         counters::Counters,
         worker::{WorkerError, Workers},
     },
@@ -65,118 +56,74 @@ async fn serve(
     path: &Path,
     config: Config,
     object: &[u8],
-    state: (StateDir, State),
+    (state_dir, state): (StateDir, State),
     pins: &Pins,
 ) -> anyhow::Result<()> {
     // What may be refused comes before anything is attached.
     let api = TcpApi::of(&config.forwarder)?;
     let (ears, heard) = Ears::open(&config)?;
     let signals = Signals::take()?;
-    let (resolver, changes) = Resolver::open()?;
-    let ways = Ways::find(&config, &state.1.numbering, &resolver, unroutable(pins)).await?;
     let (desk, wishes) = Desk::open();
     let desk = Arc::new(desk);
+    let counters = Arc::new(Counters::new(config.limits.backends));
+    let mut ground = match config.forwarder.dataplane {
+        Dataplane::Xdp => Ground::kernel(&config, &state, object, pins, &counters).await?,
+        Dataplane::Userspace => Ground::memory(&config, &state, &counters),
+    };
     let server = Server::start(&config.forwarder.api_socket, api, Arc::clone(&desk) as _)?;
 
-    pins.create()?;
-    let mut ebpf = maps_load(object, &config.limits, Some(pins))?;
-    let maps = Arc::new(Maps::take(&mut ebpf)?);
-    let conductor = publish_all(&maps, &config, &state.1, &ways)?;
-    migrate::adopt_calls(&maps, pins, config.limits.services)?;
+    let conductor = publish_all(&ground, &config, &state)?;
+    ground
+        .tables
+        .set_manners(manners(&config, &state.numbering));
+    let workers = start_workers(&config, &state, &ground.tables)?;
+    let attachments = ground.attach(&config, pins)?;
 
-    let counters = Arc::new(Counters::new(config.limits.backends));
-    let tables = Arc::new(KernelTables::new(
-        KernelStore(Arc::clone(&maps)),
-        Arc::clone(&counters),
-        state.1.hash_key,
-        config.limits.services,
-        config.limits.recent_entries.next_power_of_two(),
-    ));
-    tables.set_manners(manners(&config, &state.1.numbering));
-    let workers = start_workers(&config, &state.1.numbering, &tables)?;
-    program_log::follow(&mut ebpf);
-    let attachments = attach_all(&mut ebpf, &config, &maps, pins)?;
-    // What the old program wrote until it was replaced.
-    migrate::adopt_calls(&maps, pins, config.limits.services)?;
-    pins.remove_other_versions()?;
-
+    let plane = &ground.plane;
     desk.count_in(
-        Arc::clone(&maps),
-        settle_by_number(&config, &state.1.numbering),
+        Arc::clone(plane),
+        settle_by_number(&config, &state.numbering),
     );
-    let picture = Picture::new(attachments, Arc::clone(&maps), Arc::clone(&counters));
+    let picture = Picture::new(attachments, Arc::clone(plane), Arc::clone(&counters));
     info!(services = config.services.len(), "forwarding");
     let daemon = Daemon {
         config_file: path.to_owned(),
-        state_dir: state.0,
-        state: state.1,
+        state_dir,
+        state,
         saved: None,
         served: vips(&config),
         config,
-        maps,
-        tables,
+        ground,
         conductor,
-        ways,
-        resolver,
         ears,
         picture,
         desk,
         workers: Some(workers),
     };
-    let daemon = daemon.serve(signals, changes, heard, wishes).await;
+    let daemon = daemon.serve(signals, heard, wishes).await;
     drop(server);
     daemon.stop();
     Ok(())
 }
 
 /// Publishes everything as it was when the daemon ended last, and takes control of it.
-fn publish_all(
-    maps: &Arc<Maps>,
-    config: &Config,
-    state: &State,
-    ways: &Ways,
-) -> anyhow::Result<Conductor> {
-    let dead = known_dead(maps, config, &state.numbering)?;
-    publish::backends(maps, config, &state.numbering)?;
-    ways.publish(maps)?;
+fn publish_all(ground: &Ground, config: &Config, state: &State) -> anyhow::Result<Conductor> {
+    let plane = &ground.plane;
+    let dead = plane.known_dead(config, &state.numbering)?;
+    plane.publish_backends(config, &state.numbering)?;
+    ground.publish_ways()?;
     let mut conductor = Conductor::new(
-        Arc::clone(maps),
+        Arc::clone(plane),
         config,
         &state.numbering,
         &state.services,
         |service, backend| dead.contains(&(service.name.clone(), backend.to_owned())),
     );
-    publish::services(
-        maps,
-        config,
-        &state.numbering,
-        state.hash_key,
-        &mut |service| conductor.columns(service),
-    )?;
+    plane.publish_services(config, &state.numbering, state.hash_key, &mut |service| {
+        conductor.columns(service)
+    })?;
     conductor.publish_living()?;
     Ok(conductor)
-}
-
-/// Service and name of the backends that adopted maps say are dead.
-fn known_dead(
-    maps: &Maps,
-    config: &Config,
-    numbering: &Numbering,
-) -> Result<Vec<(String, String)>, MapsError> {
-    let mut dead = Vec::new();
-    for service in &config.services {
-        for backend in &service.backends {
-            let number = numbering.backend(&service.name, &backend.name, backend.address);
-            let Some(number) = number else { continue };
-            let entry = maps.backends.get(u32::from(number.index))?;
-            let same =
-                entry.endpoint == backend.address.into() && entry.incarnation == number.incarnation;
-            if same && !entry.flags.has(BackendFlags::ALIVE) {
-                dead.push((service.name.clone(), backend.name.clone()));
-            }
-        }
-    }
-    Ok(dead)
 }
 
 /// Signals the daemon heeds.
@@ -212,11 +159,8 @@ pub(super) struct Daemon {
     pub(super) state: State,
     /// Version of control's state that the state file holds.
     saved: Option<u64>,
-    pub(super) maps: Arc<Maps>,
-    pub(super) tables: Arc<KernelTables>,
+    pub(super) ground: Ground,
     pub(super) conductor: Conductor,
-    pub(super) ways: Ways,
-    pub(super) resolver: Resolver,
     pub(super) ears: Ears,
     picture: Picture,
     pub(super) desk: Arc<Desk>,
@@ -234,7 +178,6 @@ impl Daemon {
     async fn serve(
         mut self,
         mut signals: Signals,
-        mut changes: mpsc::Receiver<()>,
         mut heard: Heard,
         mut wishes: mpsc::Receiver<Wish>,
     ) -> Self {
@@ -265,19 +208,17 @@ impl Daemon {
                 }
                 Some(probed) = heard.answers.recv() => self.answered(&probed),
                 // Many changes come together, and each costs a look at every way.
-                Some(()) = changes.recv() => {
+                Some(()) = self.ground.changes.recv() => {
                     moved.get_or_insert_with(|| Instant::now() + WAYS_PAUSE);
                     continue;
                 }
                 () = tokio::time::sleep_until(follow), if moved.is_some() => {
                     moved = None;
-                    if let Err(error) = self.ways.follow(&self.resolver, &self.maps).await {
-                        warn!(%error, "cannot follow a change of routes or neighbours; the next one is another chance");
-                    }
+                    self.ground.follow_ways().await;
                 }
                 _ = refresh.tick() => {
                     self.picture.sample(&self.config, &self.state.numbering);
-                    self.ways.ask(&self.resolver).await;
+                    self.ground.ask_ways().await;
                     if self.picture.unsaved.is_some() {
                         self.saved = None;
                     }
@@ -445,22 +386,13 @@ pub(super) fn settle_by_number(config: &Config, numbering: &Numbering) -> Vec<u3
     settle
 }
 
-/// What a backend without a route means: a fault of a new configuration; but where traffic flows
-/// already, one lost route must not keep the daemon from starting.
-fn unroutable(pins: &Pins) -> Unroutable {
-    if pins.exist() {
-        Unroutable::Warn
-    } else {
-        Unroutable::Refuse
-    }
-}
-
 /// Workers on all VIPs.
 pub(super) fn start_workers(
     config: &Config,
-    numbering: &Numbering,
-    tables: &Arc<KernelTables>,
+    state: &State,
+    tables: &Arc<dyn Managed>,
 ) -> Result<Workers, WorkerError> {
+    let numbering = &state.numbering;
     let vips: Vec<_> = config
         .services
         .iter()
@@ -518,35 +450,4 @@ fn prepare_state(config: &Config, state_dir: &StateDir, pins: &Pins) -> anyhow::
         state_dir.write(&state)?;
     }
     Ok(state)
-}
-
-/// Puts the program on every configured interface, and takes it off those that are so no longer.
-fn attach_all(
-    ebpf: &mut Ebpf,
-    config: &Config,
-    maps: &Maps,
-    pins: &Pins,
-) -> anyhow::Result<Vec<Attachment>> {
-    let interfaces = &config.forwarder.interfaces;
-    for interface in interfaces {
-        if let Some(index) = environment::interface_index(interface) {
-            maps.allow_interface(index)?;
-        }
-    }
-    let program = attach::load_program(ebpf)?;
-    let attachments = interfaces
-        .iter()
-        .map(|interface| attach::attach(program, interface, config.forwarder.xdp, pins))
-        .collect::<Result<Vec<_>, _>>()?;
-    for old in pins.linked_interfaces() {
-        if !interfaces.contains(&old) {
-            info!(
-                interface = old,
-                "no longer configured; taking the program off"
-            );
-            std::fs::remove_file(pins.link(&old))
-                .with_context(|| format!("cannot unpin the link to {old}"))?;
-        }
-    }
-    Ok(attachments)
 }

@@ -11,7 +11,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 
 use crate::{
     api::{Change, Changed, Operator, Refusal, Reloaded, status::Status},
-    dataplane::{Census, Maps},
+    dataplane::{Census, Plane},
 };
 
 /// Wishes that may wait at a time; whoever comes then waits to be let in.
@@ -50,16 +50,16 @@ pub(super) enum Wish {
 /// The API's side.
 pub(super) struct Desk {
     wishes: mpsc::Sender<Wish>,
-    /// What is counted; nothing before the maps are there.
+    /// What is counted; nothing before the tables are there.
     counted: ArcSwapOption<Counted>,
     /// The last count, and until when it serves. Whoever counts holds it: one count at a time.
     census: Mutex<Option<(Instant, Arc<Census>)>>,
 }
 
-/// The map that is counted, and for how many seconds an entry may be a call that is up, by its
+/// The tables that are counted, and for how many seconds an entry may be a call that is up, by its
 /// backend's number.
 struct Counted {
-    maps: Arc<Maps>,
+    plane: Arc<dyn Plane>,
     settle: Vec<u32>,
 }
 
@@ -80,9 +80,10 @@ impl Desk {
         (desk, laid)
     }
 
-    /// Counts the calls in these maps from now on; `settle` is by number of the backend, in seconds.
-    pub(super) fn count_in(&self, maps: Arc<Maps>, settle: Vec<u32>) {
-        self.counted.store(Some(Arc::new(Counted { maps, settle })));
+    /// Counts the calls in these tables from now on; `settle` is by number of the backend, in seconds.
+    pub(super) fn count_in(&self, plane: Arc<dyn Plane>, settle: Vec<u32>) {
+        self.counted
+            .store(Some(Arc::new(Counted { plane, settle })));
     }
 
     /// What the affinity map holds, as of a moment ago. Counting takes long, and the loop must not wait
@@ -98,10 +99,10 @@ impl Desk {
             return Ok(Arc::default());
         };
         let start = Instant::now();
-        let count = move || counted.maps.affinity_census(&counted.settle);
+        let count = move || counted.plane.census(&counted.settle);
         let census = tokio::task::spawn_blocking(count)
             .await
-            .map_err(|error| Refusal::Failed(format!("cannot count the affinity map: {error}")))?;
+            .map_err(|error| Refusal::Failed(format!("cannot count the calls: {error}")))?;
         let census = Arc::new(census);
         let lasts = (start.elapsed() * TIMES).max(LASTS);
         *last = Some((Instant::now() + lasts, Arc::clone(&census)));

@@ -4,6 +4,7 @@ mod agent;
 mod conductor;
 mod daemon;
 mod desk;
+mod ground;
 mod health;
 mod keys;
 mod operate;

@@ -8,7 +8,7 @@ use std::{
 
 use serde::Serialize;
 use sip_forwarder_ebpf::{
-    abi::{BackendFlags, BackendId, Event},
+    abi::{BackendId, Event},
     verdict::{Outcome, TABLE},
 };
 
@@ -21,7 +21,7 @@ use crate::{
         service::{Member, Plan, State},
     },
     dataplane::{
-        Census, Maps, MapsError,
+        Census, MapsError, Plane,
         attach::{Attachment, Hook},
     },
     slowpath::counters::Counters,
@@ -30,7 +30,7 @@ use crate::{
 /// Everything `status` is made of, but for what control knows.
 pub(super) struct Picture {
     attachments: Vec<Attachment>,
-    maps: Arc<Maps>,
+    plane: Arc<dyn Plane>,
     counters: Arc<Counters>,
     started: Instant,
     /// Why the state file is not up to date.
@@ -55,12 +55,12 @@ impl Picture {
     /// Of a daemon that starts now.
     pub(super) fn new(
         attachments: Vec<Attachment>,
-        maps: Arc<Maps>,
+        plane: Arc<dyn Plane>,
         counters: Arc<Counters>,
     ) -> Self {
         Self {
             attachments,
-            maps,
+            plane,
             counters,
             started: Instant::now(),
             unsaved: None,
@@ -105,7 +105,6 @@ impl Picture {
         heartbeats: Option<status::Heartbeats>,
     ) -> Result<status::Status, MapsError> {
         let verdicts = self.verdicts()?;
-        let generic = self.attachments.iter().any(|a| a.mode == Hook::Generic);
         let scene = Scene { numbering, census };
         let services = config
             .services
@@ -116,12 +115,12 @@ impl Picture {
             })
             .collect::<Result<_, _>>()?;
         let happened =
-            |event| Ok::<u64, MapsError>(self.maps.event(event)? + self.counters.of_event(event));
+            |event| Ok::<u64, MapsError>(self.plane.event(event)? + self.counters.of_event(event));
         let added = happened(Event::AFFINITY_ADDED)?;
         Ok(status::Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: self.started.elapsed().as_secs(),
-            xdp_mode: hook_name(if generic { Hook::Generic } else { Hook::Native }).to_owned(),
+            xdp_mode: self.slowest_hook().to_owned(),
             interfaces: self
                 .attachments
                 .iter()
@@ -134,7 +133,7 @@ impl Picture {
             services,
             affinity: status::Affinity {
                 entries: census.entries,
-                capacity: self.maps.affinity_capacity(),
+                capacity: self.plane.call_capacity(),
                 added,
                 // Entries only go when there is no more room.
                 evicted: added.saturating_sub(census.entries as u64),
@@ -152,8 +151,19 @@ impl Picture {
         })
     }
 
+    /// The slowest hook in use; "none" where there is no XDP program.
+    fn slowest_hook(&self) -> &'static str {
+        if self.attachments.is_empty() {
+            "none"
+        } else if self.attachments.iter().any(|a| a.mode == Hook::Generic) {
+            hook_name(Hook::Generic)
+        } else {
+            hook_name(Hook::Native)
+        }
+    }
+
     fn verdicts(&self) -> Result<Vec<status::Verdict>, MapsError> {
-        let fast = self.maps.verdicts()?;
+        let fast = self.plane.verdicts()?;
         Ok(TABLE
             .iter()
             .map(|entry| status::Verdict {
@@ -208,7 +218,6 @@ impl Picture {
             return Ok(None);
         };
         let id = number.id();
-        let entry = self.maps.backends.get(u32::from(id.0))?;
         let messages = self.messages(id)?;
         // What came since the last look says that it is not idle at all.
         let idle = self.quiet.get(&id).map(|quiet| {
@@ -235,14 +244,14 @@ impl Picture {
             idle_seconds: idle.map(|idle| idle.as_secs()),
             empty: member.state == State::Draining
                 && idle.is_some_and(|idle| idle >= spread.drain_idle),
-            resolved: entry.flags.has(BackendFlags::RESOLVED),
+            resolved: self.plane.is_resolved(id)?,
             messages,
         }))
     }
 
     /// Messages to and from a backend, by both paths.
     fn messages(&self, id: BackendId) -> Result<status::BackendMessages, MapsError> {
-        let traffic = self.maps.traffic(u32::from(id.0))?;
+        let traffic = self.plane.traffic(id)?;
         Ok(status::BackendMessages {
             to: traffic.to + self.counters.of_backend(id),
             from: traffic.from,

@@ -3,14 +3,11 @@
 
 use std::{fmt::Debug, sync::Arc};
 
-use super::{
-    daemon::{Daemon, manners, settle_by_number, start_workers, vips},
-    ways::{Unroutable, Ways},
-};
+use super::daemon::{Daemon, manners, settle_by_number, start_workers, vips};
 use crate::{
     api::{Refusal, Reloaded},
     config::{self, Config, Service},
-    dataplane::{environment, publish},
+    dataplane::environment,
 };
 
 /// Reads the file again and puts it in force. Whatever may be refused comes first, and changes nothing.
@@ -21,19 +18,21 @@ pub(super) async fn reload(daemon: &mut Daemon) -> Result<Reloaded, Refusal> {
     environment::check(&config).map_err(|e| invalid(e.into()))?;
     let mut numbering = daemon.state.numbering.clone();
     numbering.assign(&config);
-    let ways = Ways::find(&config, &numbering, &daemon.resolver, Unroutable::Refuse)
+    let ways = daemon
+        .ground
+        .find_ways(&config, &numbering)
         .await
         .map_err(invalid)?;
     let prepared = daemon.ears.prepare(&config).map_err(invalid)?;
+    let mut state = daemon.state.clone();
+    state.numbering = numbering;
     let workers = if daemon.served == vips(&config) {
         None
     } else {
-        let started = start_workers(&config, &numbering, &daemon.tables);
+        let started = start_workers(&config, &state, &daemon.ground.tables);
         Some(started.map_err(|e| invalid(e.into()))?)
     };
     // Numbers before what stands under them: after a crash, what the maps hold must mean the same.
-    let mut state = daemon.state.clone();
-    state.numbering = numbering;
     daemon
         .state_dir
         .write(&state)
@@ -41,7 +40,7 @@ pub(super) async fn reload(daemon: &mut Daemon) -> Result<Reloaded, Refusal> {
 
     let old = std::mem::replace(&mut daemon.config, config);
     daemon.state = state;
-    daemon.ways = ways;
+    daemon.ground.set_ways(ways);
     daemon.ears.reconfigure(&old, &daemon.config, prepared);
     let published = publish_all(daemon);
     if let Some(new) = workers
@@ -64,25 +63,23 @@ fn publish_all(daemon: &mut Daemon) -> anyhow::Result<()> {
     let Daemon {
         config,
         state,
-        maps,
-        tables,
+        ground,
         conductor,
-        ways,
         desk,
         ..
     } = daemon;
-    desk.count_in(Arc::clone(maps), settle_by_number(config, &state.numbering));
+    let plane = &ground.plane;
+    desk.count_in(
+        Arc::clone(plane),
+        settle_by_number(config, &state.numbering),
+    );
     conductor.reconfigure(config, &state.numbering);
-    publish::backends(maps, config, &state.numbering)?;
-    ways.publish(maps)?;
-    tables.set_manners(manners(config, &state.numbering));
-    publish::services(
-        maps,
-        config,
-        &state.numbering,
-        state.hash_key,
-        &mut |service| conductor.columns(service),
-    )?;
+    plane.publish_backends(config, &state.numbering)?;
+    ground.publish_ways()?;
+    ground.tables.set_manners(manners(config, &state.numbering));
+    plane.publish_services(config, &state.numbering, state.hash_key, &mut |service| {
+        conductor.columns(service)
+    })?;
     conductor.publish_living()?;
     daemon.carry_out();
     Ok(())

@@ -39,12 +39,25 @@ pub enum XdpMode {
     Generic,
 }
 
+/// What forwards.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Dataplane {
+    /// The XDP program, and workers for what it leaves.
+    #[default]
+    Xdp,
+    /// The workers alone: without root, on ports above 1023, in mode `proxy`.
+    Userspace,
+}
+
 /// `[forwarder]`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Forwarder {
     /// What agents call this forwarder; the host's name by default.
     pub name: String,
+    /// What forwards.
+    pub dataplane: Dataplane,
     /// Interfaces the XDP program is attached to: those towards clients and those towards backends.
     pub interfaces: Vec<String>,
     /// How it is attached.
@@ -67,6 +80,7 @@ impl Default for Forwarder {
     fn default() -> Self {
         Self {
             name: host_name(),
+            dataplane: Dataplane::Xdp,
             interfaces: Vec::new(),
             xdp: XdpMode::Auto,
             bpf_dir: "/sys/fs/bpf/sip-forwarder".into(),

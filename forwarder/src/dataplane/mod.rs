@@ -2,6 +2,7 @@
 
 pub mod attach;
 mod census;
+mod contents;
 pub mod environment;
 mod kernel_store;
 mod maps;
@@ -9,9 +10,11 @@ pub mod migrate;
 pub mod nexthop;
 pub mod object;
 pub mod pins;
+mod plane;
 pub mod program_log;
 pub mod publish;
 
 pub use census::Census;
 pub use kernel_store::{KernelStore, KernelTables};
 pub use maps::{Maps, MapsError, load as maps_load};
+pub use plane::Plane;

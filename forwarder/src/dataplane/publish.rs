@@ -3,33 +3,20 @@
 //! The order matters: a table is filled before anything refers to it, and a ring is written to the
 //! generation nobody reads before the one word that makes it the live one.
 
-use std::collections::HashMap;
-
-use sip_forwarder_ebpf::{
-    abi::{
-        Backend, BackendFlags, BackendId, BackendRef, Endpoint, Globals, HINT_LINES_PER_SERVICE,
-        LINES_PER_RING, RingLine, SLOTS_PER_LINE, SentByKey, Service, ServiceId, Slot,
-    },
-    hash,
+use sip_forwarder_ebpf::abi::{
+    Backend, BackendFlags, BackendId, Globals, LINES_PER_RING, RingLine, SLOTS_PER_LINE, Service,
+    ServiceId, Slot,
 };
 
-use super::{Maps, MapsError, nexthop::NextHop};
+use super::{Maps, MapsError, contents::Contents, nexthop::NextHop};
 use crate::{
     config::{self, Config},
-    control::numbering::{Number, Numbering},
-    slowpath::canonical,
+    control::numbering::Numbering,
 };
-
-/// A service with the numbers of all it consists of.
-struct Numbered<'a> {
-    id: ServiceId,
-    service: &'a config::Service,
-    backends: Vec<(Number, &'a config::Backend)>,
-}
 
 /// Writes the backends that are configured. Next hops come next, then [`services`].
 pub fn backends(maps: &Maps, config: &Config, numbering: &Numbering) -> Result<(), MapsError> {
-    for (index, wanted) in wanted_backends(&all_numbered(config, numbering)) {
+    for (index, wanted) in Contents::of(config, numbering, [0; 2]).backends() {
         let there = maps.backends.get(index.into())?;
         let same = there.endpoint == wanted.endpoint && there.incarnation == wanted.incarnation;
         // One that was there before keeps its next hop.
@@ -49,16 +36,16 @@ pub fn services(
     hash_key: [u64; 2],
     columns: &mut dyn FnMut(&config::Service) -> Vec<Slot>,
 ) -> Result<(), MapsError> {
-    let services = all_numbered(config, numbering);
+    let contents = Contents::of(config, numbering, hash_key);
     maps.globals.set(0, globals(config, hash_key))?;
-    for service in &services {
+    for service in &contents.services {
         let slots = columns(service.service);
-        write_ring(maps, service.id, &slots, Some(service_entry(service)))?;
+        write_ring(maps, service.id, &slots, Some(service.entry()))?;
     }
-    maps.sources.replace(&sources(&services))?;
-    maps.sent_by.replace(&names(&services, hash_key))?;
-    maps.vips.replace(&vips(&services))?;
-    let wanted = wanted_backends(&services);
+    maps.sources.replace(&contents.sources())?;
+    maps.sent_by.replace(&contents.names())?;
+    maps.vips.replace(&contents.vips())?;
+    let wanted = contents.backends();
     for index in 0..config.limits.backends {
         let is_old = !wanted.contains_key(&(index as u16));
         if is_old && maps.backends.get(index)? != Backend::default() {
@@ -68,27 +55,6 @@ pub fn services(
     Ok(())
 }
 
-fn all_numbered<'a>(config: &'a Config, numbering: &Numbering) -> Vec<Numbered<'a>> {
-    config
-        .services
-        .iter()
-        .filter_map(|s| numbered(s, numbering))
-        .collect()
-}
-
-fn numbered<'a>(service: &'a config::Service, numbering: &Numbering) -> Option<Numbered<'a>> {
-    let backends = service
-        .backends
-        .iter()
-        .filter_map(|b| Some((numbering.backend(&service.name, &b.name, b.address)?, b)))
-        .collect();
-    Some(Numbered {
-        id: ServiceId(numbering.service(&service.name)?),
-        service,
-        backends,
-    })
-}
-
 fn globals(config: &Config, hash_key: [u64; 2]) -> Globals {
     let recent = config.limits.recent_entries.next_power_of_two();
     Globals {
@@ -96,19 +62,6 @@ fn globals(config: &Config, hash_key: [u64; 2]) -> Globals {
         recent_mask: recent - 1,
         ..Globals::default()
     }
-}
-
-/// Every configured backend, by its number.
-fn wanted_backends(services: &[Numbered<'_>]) -> HashMap<u16, Backend> {
-    let mut wanted = HashMap::new();
-    for service in services {
-        for (number, backend) in &service.backends {
-            let mut entry = Backend::new(backend.address.into(), service.id, number.incarnation);
-            entry.flags = BackendFlags(BackendFlags::ALIVE);
-            wanted.insert(number.index, entry);
-        }
-    }
-    wanted
 }
 
 /// Writes a service's ring where nobody reads, and makes it the live one. Where the service stands
@@ -156,84 +109,6 @@ pub fn set_alive(maps: &Maps, backend: BackendId, alive: bool) -> Result<(), Map
     }
     entry.flags.0 = flags;
     maps.backends.set(index, entry)
-}
-
-/// All of a service's entry but its ring.
-fn service_entry(numbered: &Numbered<'_>) -> Service {
-    Service {
-        ring: 0,
-        hints: u32::from(numbered.id.0) * HINT_LINES_PER_SERVICE,
-        vip: numbered.service.vip.into(),
-        key: numbered.service.key.into(),
-        register_key: numbered.service.register_key.into(),
-        id: numbered.id,
-        policy: numbered.service.spread.policy.into(),
-        zero: [0; 3],
-    }
-}
-
-/// Each endpoint with its port, and with port 0 for packets that show none.
-fn with_and_without_port(endpoint: std::net::SocketAddr) -> [Endpoint; 2] {
-    let mut bare = endpoint;
-    bare.set_port(0);
-    [endpoint.into(), bare.into()]
-}
-
-fn vips(services: &[Numbered<'_>]) -> HashMap<Endpoint, BackendRef> {
-    let entry = |s: &Numbered<'_>| BackendRef {
-        service: s.id,
-        backend: BackendId::NONE,
-    };
-    services
-        .iter()
-        .flat_map(|s| with_and_without_port(s.service.vip).map(|e| (e, entry(s))))
-        .collect()
-}
-
-fn backend_refs<'a>(
-    services: &'a [Numbered<'a>],
-) -> impl Iterator<Item = (&'a config::Backend, BackendRef)> {
-    services.iter().flat_map(|s| {
-        s.backends.iter().map(|(number, b)| {
-            (
-                *b,
-                BackendRef {
-                    service: s.id,
-                    backend: number.id(),
-                },
-            )
-        })
-    })
-}
-
-fn sources(services: &[Numbered<'_>]) -> HashMap<Endpoint, BackendRef> {
-    backend_refs(services)
-        .flat_map(|(b, entry)| with_and_without_port(b.address).map(|e| (e, entry)))
-        .collect()
-}
-
-/// The texts by which Via and Route name the VIPs and the backends.
-fn names(services: &[Numbered<'_>], hash_key: [u64; 2]) -> HashMap<SentByKey, BackendRef> {
-    let vips = services.iter().map(|s| {
-        (
-            s.service.vip,
-            BackendRef {
-                service: s.id,
-                backend: BackendId::NONE,
-            },
-        )
-    });
-    let backends = backend_refs(services).map(|(b, entry)| (b.address, entry));
-    vips.chain(backends)
-        .map(|(address, entry)| {
-            let text = match address.ip() {
-                std::net::IpAddr::V4(ip) => ip.to_string(),
-                std::net::IpAddr::V6(ip) => format!("[{ip}]"),
-            };
-            let host = hash::digest(hash_key, &canonical(text.as_bytes())).0;
-            (SentByKey::new(host, address.port()), entry)
-        })
-        .collect()
 }
 
 /// Tells the program how to reach a backend, or that there is no way.

@@ -1,6 +1,8 @@
 //! The per-core UDP workers: what XDP passed on gets the same backend here.
 
+mod calls;
 pub mod counters;
+pub mod memory;
 mod name;
 mod options;
 pub mod placement;
@@ -11,4 +13,4 @@ pub mod store;
 pub mod transparent;
 pub mod worker;
 
-pub use placer::{Manners, Placer, canonical, seconds};
+pub use placer::{Managed, Manners, Placer, canonical, seconds};

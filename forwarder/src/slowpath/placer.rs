@@ -82,11 +82,6 @@ impl<S: Store> Placer<S> {
         &self.store
     }
 
-    /// Tells how services behave when nobody takes new calls. Those not named drop them.
-    pub fn set_manners(&self, manners: HashMap<ServiceId, Manners>) {
-        self.manners.store(Arc::new(manners));
-    }
-
     fn try_place(&self, id: ServiceId, message: &Message<'_>) -> Result<Placed, S::Error> {
         let service = self.store.service(id)?;
         let call = hash::digest(self.hash_key, message.call_id);
@@ -280,6 +275,18 @@ impl<S: Store> Placer<S> {
             self.store.remember_call(service, call, entry)?;
         }
         Ok(())
+    }
+}
+
+/// Tables whose manners the daemon sets.
+pub trait Managed: Tables {
+    /// Tells how services behave when nobody takes new calls. Those not named drop them.
+    fn set_manners(&self, manners: HashMap<ServiceId, Manners>);
+}
+
+impl<S: Store> Managed for Placer<S> {
+    fn set_manners(&self, manners: HashMap<ServiceId, Manners>) {
+        self.manners.store(Arc::new(manners));
     }
 }
 
