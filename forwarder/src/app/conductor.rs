@@ -141,8 +141,13 @@ impl Conductor {
     /// An agent's report.
     pub(super) fn report(&mut self, service: &str, backend: &str, report: Report) {
         let now = self.now();
-        if let Some(service) = self.find(service) {
-            service.control.report(now, backend, report);
+        for conducted in &mut self.services {
+            if conducted.name == service {
+                conducted.control.report(now, backend, report);
+            } else {
+                // The ears are shared: what is heard for one proves them for all.
+                conducted.control.heard_elsewhere(now);
+            }
         }
     }
 

@@ -197,6 +197,7 @@ impl From<probe::Answer> for probing::Answer {
             probe::Answer::Full { retry_after } => Self::Full { retry_after },
             probe::Answer::Silent => Self::Silent,
             probe::Answer::Unreachable => Self::Unreachable,
+            probe::Answer::NotAsked => Self::NotAsked,
         }
     }
 }

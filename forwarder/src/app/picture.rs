@@ -265,9 +265,7 @@ fn why(member: &Member) -> Option<String> {
         State::Dead => member.death.map(|death| death.to_string()),
         State::Gated => member.cpu.map(|cpu| format!("CPU {:.0} %", cpu * 100.0)),
         State::Draining if member.agent_drains => Some("its agent says so".to_owned()),
-        _ if member.suspected => {
-            Some("no heartbeat, like everybody's; asked by OPTIONS".to_owned())
-        }
+        _ if member.suspected => Some("not heard; lives while it answers OPTIONS".to_owned()),
         _ => None,
     }
 }

@@ -28,7 +28,7 @@ use super::{
     Now,
     homes::{self, Homes, Share},
     liveness::Liveness,
-    probing::Answer,
+    probing::{Answer, Probing},
     ring, suspicion, weights,
 };
 pub use super::{
@@ -36,7 +36,7 @@ pub use super::{
     overrides::{Admin, Override, OverrideChange},
 };
 use crate::config::{self, Weights};
-use backend::{Backend, Shown, Watch};
+use backend::{Asking, Backend, Shown, Watch};
 pub use change::{Change, Level};
 pub use status::{Member, Plan, State};
 use tables::Tables;
@@ -93,6 +93,8 @@ pub struct ServiceControl {
     suspects_itself: bool,
     /// Is somebody silent for too long, and not judged before another is heard?
     undecided: bool,
+    /// When an agent of another service was heard last.
+    elsewhere: Option<Now>,
     somebody_open: bool,
     /// The latest moment heard of.
     now: Now,
@@ -131,10 +133,11 @@ impl ServiceControl {
         let backends: Vec<Backend> = service
             .backends
             .iter()
-            .map(|b| {
+            .enumerate()
+            .map(|(index, b)| {
                 let order = saved.overrides.get(&b.name).copied().unwrap_or_default();
                 let death = was_dead(&b.name).then_some(Death::Remembered);
-                Backend::new(now, b, service.probe, order, death)
+                Backend::new(now, b, Asking::of(service, index), order, death)
             })
             .collect();
         let settle = service.spread.settle;
@@ -151,6 +154,7 @@ impl ServiceControl {
             pace: weights::Pace::default(),
             suspects_itself: false,
             undecided: false,
+            elsewhere: None,
             somebody_open: true,
             now,
             last_tick: now,
@@ -182,13 +186,14 @@ impl ServiceControl {
             .drain(..)
             .map(|backend| (backend.name.clone(), backend))
             .collect();
-        for wanted in &service.backends {
+        for (index, wanted) in service.backends.iter().enumerate() {
+            let asking = Asking::of(service, index);
             let known = old.remove(&wanted.name);
             let order = known.as_ref().map_or_else(Override::default, |b| b.order);
             let mut backend = known
                 .filter(|b| b.address == wanted.address)
-                .unwrap_or_else(|| Backend::new(now, wanted, service.probe, order, None));
-            backend.configure(now, wanted, service.probe);
+                .unwrap_or_else(|| Backend::new(now, wanted, asking, order, None));
+            backend.configure(now, wanted, asking);
             if self.spread.weights == Weights::Fixed {
                 backend.step = weights::FULL;
             }
@@ -213,19 +218,29 @@ impl ServiceControl {
         let Some(liveness) = self.backends[index].liveness() else {
             return;
         };
+        let drains = report.state == ReportedState::Draining;
         liveness.heartbeat(now, death_of(report.state));
+        liveness.note_draining(drains);
         let backend = &mut self.backends[index];
-        backend.agent_drains = report.state == ReportedState::Draining;
+        backend.agent_drains = drains;
         if let Some(cpu) = report.cpu {
             backend.gate.sample(now, cpu);
             self.move_gate(index);
         }
         if self.suspects_itself {
-            suspicion::heard_again(now, self.backends.iter_mut().filter_map(Backend::liveness));
-            self.notice_all();
-            self.notice_suspicion(true);
+            self.trust_again(now);
         } else {
             self.notice(index);
+        }
+    }
+
+    /// An agent of another service was heard: our ears work, also for a backend of this service that
+    /// has no other beside it.
+    pub fn heard_elsewhere(&mut self, at: Now) {
+        self.now = self.now.max(at);
+        self.elsewhere = self.elsewhere.max(Some(at));
+        if self.suspects_itself {
+            self.trust_again(at);
         }
     }
 
@@ -236,14 +251,20 @@ impl ServiceControl {
         };
         match &mut self.backends[index].watch {
             Watch::Agent(liveness) => {
-                if matches!(answer, Answer::Ok | Answer::Full { .. }) {
-                    liveness.answered(now);
-                }
+                liveness.answer(now, answer);
+                self.notice(index);
             }
-            Watch::Options(probing) => probing.answer(now, answer),
+            Watch::Options(probing) => {
+                probing.answer(now, answer);
+                if self.judge_answers(now) {
+                    self.notice_all();
+                } else {
+                    self.notice(index);
+                }
+                self.notice_suspicion(matches!(answer, Answer::Ok | Answer::Full { .. }));
+            }
             Watch::Nobody => {}
         }
-        self.notice(index);
     }
 
     /// The network said that nobody listens there: a backend without an agent is asked at once. An
@@ -347,8 +368,13 @@ impl ServiceControl {
                 look
             }
         });
+        let doubts = self.backends.iter().filter_map(|b| match &b.watch {
+            Watch::Options(probing) => probing.judge_due(),
+            _ => None,
+        });
         probes
             .chain(full)
+            .chain(doubts)
             .chain(silences)
             .chain(regular)
             .chain(self.homes.next_deadline())
@@ -387,11 +413,7 @@ impl ServiceControl {
     /// Who lives and who takes new calls, with all that status shows.
     #[must_use]
     pub fn plan(&self) -> Plan {
-        let members = self.backends.iter().map(|backend| {
-            let full = f64::from(weights::FULL);
-            let admit_weight = f64::from(backend.weight()) * f64::from(backend.step) / full;
-            backend.member(self.now, admit_weight)
-        });
+        let members = self.backends.iter().map(|b| b.member(self.now));
         Plan {
             members: members.collect(),
             suspects_itself: self.suspects_itself,
@@ -458,9 +480,31 @@ impl ServiceControl {
             .iter_mut()
             .filter_map(Backend::liveness)
             .collect();
-        let judgement = suspicion::judge(now, self.timing, &mut watched);
-        self.undecided = !judgement.undecided.is_empty();
+        self.undecided = suspicion::judge(now, self.timing, self.elsewhere, &mut watched);
+        self.judge_answers(now);
         self.notice_suspicion(false);
+    }
+
+    /// Was there anybody to judge?
+    fn judge_answers(&mut self, now: Now) -> bool {
+        let open = |b: &mut Backend| b.probing().and_then(|p| p.wants_proof()).is_some();
+        if !self.backends.iter_mut().any(open) {
+            return false;
+        }
+        let mut watched: Vec<&mut Probing> = self
+            .backends
+            .iter_mut()
+            .filter_map(Backend::probing)
+            .collect();
+        suspicion::judge_answers(now, &mut watched);
+        true
+    }
+
+    fn trust_again(&mut self, now: Now) {
+        let watched = self.backends.iter_mut().filter_map(Backend::liveness);
+        suspicion::heard_again(now, self.timing, watched);
+        self.notice_all();
+        self.notice_suspicion(true);
     }
 
     fn retarget(&mut self, now: Now) {

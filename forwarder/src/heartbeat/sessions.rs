@@ -4,6 +4,16 @@
 //! generation. A nonce is good for one session; the generation that made it is over as soon as the
 //! session begins. So nothing recorded before a session began is ever believed again, whichever side
 //! started anew since.
+//!
+//! # Challenges
+//!
+//! Whoever repeats recorded heartbeats of a backend gets challenges for them, as its agent does when it
+//! starts. They are no weapon: a challenge is exactly as large as the heartbeat it answers and goes to
+//! whom that came from, so nothing is amplified, and it is of use to nobody but the agent. Their number
+//! is limited, to bound the signatures computed: 200 in a second for each backend, which repeated
+//! heartbeats at a moderate rate do not exhaust, so its agent gets in beside them, and 10,000 in a
+//! second for all together. There is no allowance for each boot id: those that were recorded are as many
+//! as the agent had starts, and would have to be remembered without bound.
 
 use std::{
     collections::HashMap,
@@ -17,11 +27,10 @@ use super::{
     wire::{self, Kind, Message, State, Unverified},
 };
 
-/// Challenges in a row to one backend, at most. Whoever repeats recorded heartbeats gets no more out of
-/// this forwarder.
-const CHALLENGES: u32 = 20;
-/// After this another one may follow: 20 in a second.
-const CHALLENGE_PAUSE: Duration = Duration::from_millis(50);
+/// Challenges to one backend in a second, or in a row.
+const CHALLENGES_EACH: u32 = 200;
+/// Challenges to all backends in a second, or in a row.
+const CHALLENGES: u32 = 10_000;
 
 /// A heartbeat that is believed.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,6 +66,7 @@ pub struct Sessions {
     /// The last generation that was given out. Never used twice, not even for a backend that was
     /// taken away and came back.
     generation: u64,
+    challenges: Allowance,
     counters: Arc<Counters>,
 }
 
@@ -81,21 +91,33 @@ struct Session {
     sequence: u64,
 }
 
-/// Lets so much pass, and a little more with time.
-#[derive(Default)]
+/// Lets so much pass in a second, or in a row.
 struct Allowance {
+    /// The time that each takes.
+    pause: Duration,
     /// When all that was taken is made up for.
     full: Option<Instant>,
 }
 
 impl Allowance {
-    fn take(&mut self, now: Instant) -> bool {
-        let full = self.full.map_or(now, |full| full.max(now));
-        let granted = full - now <= CHALLENGE_PAUSE * (CHALLENGES - 1);
-        if granted {
-            self.full = Some(full + CHALLENGE_PAUSE);
+    fn of(rate: u32) -> Self {
+        Self {
+            pause: Duration::from_secs(1) / rate,
+            full: None,
         }
-        granted
+    }
+
+    /// Is there any left?
+    fn is_left(&self, now: Instant) -> bool {
+        let taken = self
+            .full
+            .map_or(Duration::ZERO, |full| full.saturating_duration_since(now));
+        taken + self.pause <= Duration::from_secs(1)
+    }
+
+    fn take(&mut self, now: Instant) {
+        let full = self.full.map_or(now, |full| full.max(now));
+        self.full = Some(full + self.pause);
     }
 }
 
@@ -112,6 +134,7 @@ impl Sessions {
             masters,
             peers: HashMap::new(),
             generation: 0,
+            challenges: Allowance::of(CHALLENGES),
             counters,
         })
     }
@@ -149,7 +172,7 @@ impl Sessions {
             session: None,
             previous: None,
             generation: self.generation,
-            challenges: Allowance::default(),
+            challenges: Allowance::of(CHALLENGES_EACH),
             rivalry_told: false,
         }
     }
@@ -187,7 +210,9 @@ impl Sessions {
             if peer.begin(&message, self.generation) {
                 count(&self.counters.rivalries);
             }
-        } else if peer.challenges.take(now) {
+        } else if peer.challenges.is_left(now) && self.challenges.is_left(now) {
+            peer.challenges.take(now);
+            self.challenges.take(now);
             let challenge = Message {
                 kind: Kind::Challenge,
                 nonce: nonce(&self.secret, &message, peer.generation),

@@ -181,14 +181,53 @@ fn challenges_are_rationed_and_sessions_do_not_suffer() {
             })
             .count()
     };
-    assert_eq!(challenges(now), 20);
-    assert_eq!(challenges(now + Duration::from_millis(100)), 2);
+    assert_eq!(challenges(now), 200);
+    assert_eq!(challenges(now + Duration::from_millis(100)), 20);
     assert!(side.believes(&agent.heartbeat(None, State::Running)));
     let counts = side.sessions.counters.read();
     assert_eq!(
         (counts.challenged, counts.unchallenged, counts.accepted),
-        (23, 1_978, 2)
+        (221, 1_780, 2)
     );
+}
+
+#[test]
+fn an_agent_gets_in_beside_repeated_heartbeats() {
+    let master = MasterKey::random().unwrap();
+    let (mut side, mut old) = (Side::new("sfw1", &[&master]), agent(&master, 1));
+    let recorded = side.join(&mut old);
+    let mut restarted = agent(&master, 2);
+    // A hundred a second: what is left is enough for one that starts.
+    for n in 0..1_000 {
+        side.now += Duration::from_millis(10);
+        let now = side.now;
+        side.sessions.receive(&recorded[n % 2], now);
+    }
+    side.join(&mut restarted);
+}
+
+#[test]
+fn challenges_to_all_together_are_rationed_too() {
+    let master = MasterKey::random().unwrap();
+    let mut side = Side::new("sfw1", &[&master]);
+    let names: Vec<String> = (0..60).map(|n| format!("p{n}")).collect();
+    side.sessions
+        .set_known(names.iter().map(|name| ("carrier", name.as_str())));
+    let hello = |name: &String| {
+        let key = master.agent_key("carrier", name);
+        Announcer::new("carrier", name, &key, 1, "sfw1").heartbeat(None, State::Running)
+    };
+    let hellos: Vec<Vec<u8>> = names.iter().map(hello).collect();
+    let now = side.now;
+    let mut challenges = |now| {
+        (0..200)
+            .flat_map(|_| &hellos)
+            .filter(|hello| matches!(side.sessions.receive(hello, now), Outcome::Challenge(_)))
+            .count()
+    };
+    assert_eq!(challenges(now), 10_000);
+    assert_eq!(challenges(now), 0);
+    assert_eq!(challenges(now + Duration::from_millis(10)), 100);
 }
 
 #[test]

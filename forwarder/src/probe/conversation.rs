@@ -50,42 +50,36 @@ impl Line {
         self.worn.load(Ordering::Relaxed)
     }
 
-    /// Asks once.
-    pub(super) async fn converse(&self, timeout: Duration) -> Answer {
-        let answer = self.ask(timeout).await.unwrap_or_else(|error| {
-            debug!(%error, "a backend cannot be reached");
-            Answer::Unreachable
-        });
-        if matches!(answer, Answer::Silent | Answer::Unreachable) {
+    /// Asks once. An error says that the backend cannot be reached, or that nothing was asked.
+    pub(super) async fn converse(&self, timeout: Duration) -> io::Result<Answer> {
+        let answer = self.ask(timeout).await;
+        if matches!(answer, Ok(Answer::Silent) | Err(_)) {
             self.worn.store(true, Ordering::Relaxed);
         }
         answer
     }
 
-    /// An error says that the backend cannot be reached.
     async fn ask(&self, timeout: Duration) -> io::Result<Answer> {
         let start = Instant::now();
         let options = Options::new(self.socket.local_addr()?, self.socket.peer_addr()?);
         // An error that an older ask brought about says nothing about this one.
         self.socket.take_error()?;
+        let mut fault = None;
+        let mut was_sent = false;
         for deadline in [start + timeout / 2, start + timeout] {
-            self.send(&options).await?;
+            match self.socket.send(options.bytes()).await {
+                Ok(_) => was_sent = true,
+                Err(error) if says_unreachable(&error) => return Err(error),
+                // A fault on this side, such as full buffers: it may be over in a moment.
+                Err(error) => fault = Some(error),
+            }
             if let Ok(answer) = timeout_at(deadline, self.listen(&options)).await {
                 return answer;
             }
         }
-        Ok(Answer::Silent)
-    }
-
-    async fn send(&self, options: &Options) -> io::Result<()> {
-        match self.socket.send(options.bytes()).await {
-            Err(error) if says_unreachable(&error) => Err(error),
-            Err(error) => {
-                // A fault on this side, such as full buffers: as good as lost on the way.
-                debug!(%error, "cannot send OPTIONS");
-                Ok(())
-            }
-            Ok(_) => Ok(()),
+        match fault {
+            Some(fault) if !was_sent => Err(fault),
+            _ => Ok(Answer::Silent),
         }
     }
 
@@ -110,13 +104,10 @@ impl Line {
     }
 }
 
-/// Is this what ICMP, or the lack of a route, says of the backend?
-fn says_unreachable(error: &io::Error) -> bool {
+/// Is this what ICMP says of the backend? A lack of routes, sockets or permissions is on this side.
+pub(super) fn says_unreachable(error: &io::Error) -> bool {
     matches!(
         error.kind(),
-        ErrorKind::ConnectionRefused
-            | ErrorKind::HostUnreachable
-            | ErrorKind::NetworkUnreachable
-            | ErrorKind::NetworkDown
+        ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable
     )
 }

@@ -10,12 +10,12 @@ use std::{
     collections::{HashMap, hash_map::Entry},
     io,
     net::SocketAddr,
-    sync::Arc,
-    time::Duration,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use tokio::{sync::mpsc::Sender, task::AbortHandle};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use conversation::Line;
 
@@ -31,8 +31,10 @@ pub enum Answer {
     },
     /// Nothing within the time it was given.
     Silent,
-    /// The network says that nobody is there: an ICMP error, or no route.
+    /// The network says that nobody is there: no such port, or no such host.
     Unreachable,
+    /// A fault on this side, such as no free socket or no route: nothing was asked.
+    NotAsked,
 }
 
 /// The outcome of one ask.
@@ -52,6 +54,7 @@ pub struct Probed {
 pub struct Prober {
     results: Sender<Probed>,
     backends: HashMap<(String, String), Target>,
+    faults: Arc<Faults>,
 }
 
 #[derive(Debug)]
@@ -69,13 +72,14 @@ impl Prober {
         Self {
             results,
             backends: HashMap::new(),
+            faults: Arc::default(),
         }
     }
 
     /// Sends one OPTIONS, once more after half of `timeout` in case a datagram was lost, and tells
-    /// the outcome after `timeout` at the latest: exactly one for each ask, but none for an ask that
-    /// a newer one of the same backend finds under way. So ask again only when the outcome is there:
-    /// whoever asks more often than `timeout` never hears that a backend is silent.
+    /// the outcome after `timeout` at the latest: exactly one for each ask that begins. While one is
+    /// under way none begins, and the outcome of that one will do. Only an ask at another address
+    /// ends one that is under way; as after [`forget`](Self::forget), its outcome is not told.
     ///
     /// # Panics
     ///
@@ -87,22 +91,32 @@ impl Prober {
             backend: backend.to_owned(),
             answer,
         };
-        let results = self.results.clone();
+        if self.is_under_way(&key, address) {
+            return;
+        }
+        let (results, faults) = (self.results.clone(), Arc::clone(&self.faults));
         match self.target(key, address) {
             Ok(target) => {
                 let (line, mut probed) = (Arc::clone(&target.line), outcome(Answer::Silent));
                 let ask = tokio::spawn(async move {
-                    probed.answer = line.converse(timeout).await;
+                    let answer = line.converse(timeout).await;
+                    probed.answer = answer.unwrap_or_else(|error| faults.answer(address, &error));
                     tell(&results, probed).await;
                 });
                 target.ask = Some(ask.abort_handle());
             }
             Err(error) => {
-                debug!(service, backend, %address, %error, "cannot open a socket towards it");
-                let probed = outcome(Answer::Unreachable);
+                let probed = outcome(faults.answer(address, &error));
                 tokio::spawn(async move { tell(&results, probed).await });
             }
         }
+    }
+
+    fn is_under_way(&self, key: &(String, String), address: SocketAddr) -> bool {
+        self.backends.get(key).is_some_and(|target| {
+            let ask = target.ask.as_ref();
+            target.address == address && ask.is_some_and(|ask| !ask.is_finished())
+        })
     }
 
     /// Stops asking a backend that is no longer configured. An outcome that was told before may
@@ -130,6 +144,38 @@ impl Prober {
                 ask: None,
             })),
         }
+    }
+}
+
+/// Faults on this side, told at most once in a while: they concern all backends, and come with every
+/// ask.
+#[derive(Debug, Default)]
+struct Faults {
+    told: Mutex<Option<Instant>>,
+}
+
+impl Faults {
+    const PAUSE: Duration = Duration::from_mins(1);
+
+    /// What an error means: the network's word, or a fault on this side.
+    fn answer(&self, address: SocketAddr, error: &io::Error) -> Answer {
+        if conversation::says_unreachable(error) {
+            debug!(%address, %error, "a backend cannot be reached");
+            return Answer::Unreachable;
+        }
+        if self.may_tell(Instant::now()) {
+            warn!(%address, %error, "cannot ask backends by OPTIONS, a fault on this side; until it is mended nobody is found dead or alive by that");
+        }
+        Answer::NotAsked
+    }
+
+    fn may_tell(&self, now: Instant) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = told.is_none_or(|told| now.saturating_duration_since(told) >= Self::PAUSE);
+        if may {
+            *told = Some(now);
+        }
+        may
     }
 }
 

@@ -1,7 +1,11 @@
 //! Real sockets on loopback. Every test ends at a condition; where silence is the condition, the
 //! time that an ask is given is short.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     net::UdpSocket,
@@ -9,7 +13,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Answer, Probed, Prober};
+use super::{Answer, Faults, Probed, Prober};
 
 /// Far more than loopback needs.
 const LONG: Duration = Duration::from_secs(20);
@@ -160,12 +164,14 @@ async fn a_backend_that_comes_back_is_heard() {
 }
 
 #[tokio::test]
-async fn no_way_at_all_is_told_too() {
+async fn a_fault_on_this_side_is_no_answer() {
     let (mut prober, mut outcomes) = prober();
     // A socket that did not ask for it may not be connected to the broadcast address.
     let nowhere = "255.255.255.255:5060".parse().unwrap();
-    prober.ask("s", "b", nowhere, LONG);
-    assert_eq!(outcome(&mut outcomes).await, Answer::Unreachable);
+    for _ in 0..2 {
+        prober.ask("s", "b", nowhere, LONG);
+        assert_eq!(outcome(&mut outcomes).await, Answer::NotAsked);
+    }
 }
 
 #[tokio::test]
@@ -190,19 +196,60 @@ async fn garbage_and_strangers_are_ignored() {
 }
 
 #[tokio::test]
-async fn a_late_answer_is_not_that_of_the_next_ask() {
+async fn an_ask_under_way_goes_on() {
     let backend = Backend::new().await;
     let (mut prober, mut outcomes) = prober();
-    prober.ask("s", "b", backend.address(), LONG);
+    let timeout = Duration::from_millis(200);
+    prober.ask("s", "b", backend.address(), timeout);
     let old = backend.asked().await;
+    // Whoever asks all the time hears of the silence all the same, and in time.
+    let start = Instant::now();
+    let answer = loop {
+        prober.ask("s", "b", backend.address(), timeout);
+        let next = tokio::time::timeout(Duration::from_millis(10), outcomes.recv());
+        if let Ok(probed) = next.await {
+            break probed.unwrap().answer;
+        }
+        assert!(start.elapsed() < LONG);
+    };
+    assert_eq!(answer, Answer::Silent);
+    let repeated = backend.asked().await;
+    assert_eq!(old.text, repeated.text, "the repetition, and no other ask");
+    prober.ask("s", "b", backend.address(), LONG);
     prober.ask("s", "b", backend.address(), LONG);
     let new = backend.asked().await;
-    assert_eq!(old.from, new.from, "one socket for each backend");
-    backend.answer(&old, "503 Late").await;
+    assert_ne!(old.text, new.text);
     backend.answer(&new, "200 OK").await;
     assert_eq!(outcome(&mut outcomes).await, Answer::Ok);
     drop(prober);
-    assert_eq!(outcomes.recv().await, None, "the older ask was superseded");
+    assert_eq!(outcomes.recv().await, None, "one outcome for each ask");
+}
+
+#[test]
+fn the_networks_word_and_our_own_faults_are_told_apart() {
+    let faults = Faults::default();
+    let address = "192.0.2.1:5060".parse().unwrap();
+    let answer = |code| faults.answer(address, &io::Error::from_raw_os_error(code));
+    for code in [libc::ECONNREFUSED, libc::EHOSTUNREACH] {
+        assert_eq!(answer(code), Answer::Unreachable, "{code}");
+    }
+    assert!(faults.told.lock().unwrap().is_none());
+    for code in [
+        libc::EMFILE,
+        libc::ENFILE,
+        libc::ENOBUFS,
+        libc::ENOMEM,
+        libc::EADDRNOTAVAIL,
+        libc::ENETUNREACH,
+        libc::ENETDOWN,
+        libc::EACCES,
+        libc::EPERM,
+    ] {
+        assert_eq!(answer(code), Answer::NotAsked, "{code}");
+    }
+    let told = faults.told.lock().unwrap().unwrap();
+    assert!(!faults.may_tell(told + Duration::from_secs(59)));
+    assert!(faults.may_tell(told + Duration::from_mins(1)));
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! One backend of a service: all that is known of it, and what follows.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use super::{
     change::Change,
@@ -18,6 +18,25 @@ use crate::{
     },
 };
 
+/// How a backend is asked by OPTIONS.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asking {
+    probe: config::Probe,
+    /// How long after the start it is asked first.
+    delay: Duration,
+}
+
+impl Asking {
+    /// Of the backend of that index. First questions are spread evenly over the interval.
+    pub(super) fn of(service: &config::Service, index: usize) -> Self {
+        let part = index as f64 / service.backends.len().max(1) as f64;
+        Self {
+            probe: service.probe,
+            delay: service.probe.interval.mul_f64(part),
+        }
+    }
+}
+
 /// Who says whether a backend lives.
 #[derive(Clone, Debug)]
 pub(super) enum Watch {
@@ -27,10 +46,10 @@ pub(super) enum Watch {
 }
 
 impl Watch {
-    fn new(now: Now, health: Health, probe: config::Probe, death: Option<Death>) -> Self {
+    fn new(now: Now, health: Health, asking: Asking, death: Option<Death>) -> Self {
         match health {
-            Health::Agent => Self::Agent(Liveness::new(now, death)),
-            Health::Options => Self::Options(Probing::new(now, probe, death)),
+            Health::Agent => Self::Agent(Liveness::new(now, asking.probe.timeout, death)),
+            Health::Options => Self::Options(Probing::new(now, asking.delay, asking.probe, death)),
             Health::None => Self::Nobody,
         }
     }
@@ -45,7 +64,7 @@ impl Watch {
 
     fn heard(&self) -> Option<Now> {
         match self {
-            Self::Agent(liveness) => liveness.heard(),
+            Self::Agent(liveness) => liveness.heard().max(liveness.answered()),
             Self::Options(probing) => probing.heard(),
             Self::Nobody => None,
         }
@@ -66,6 +85,8 @@ pub(super) struct Shown {
     full: bool,
     agent_drains: bool,
     suspected: bool,
+    /// It lives by its answers to OPTIONS, for want of heartbeats.
+    by_answers: bool,
 }
 
 impl Shown {
@@ -97,6 +118,16 @@ impl Shown {
                 _ => Change::NotFull { backend: backend() },
             });
         }
+        if self.by_answers != before.by_answers && self.death.is_none() {
+            changes.push(if self.by_answers {
+                Change::NoHeartbeat {
+                    backend: backend(),
+                    ever: of.was_reported(),
+                }
+            } else {
+                Change::Heartbeat { backend: backend() }
+            });
+        }
         changes
     }
 }
@@ -120,7 +151,7 @@ impl Backend {
     pub(super) fn new(
         now: Now,
         backend: &config::Backend,
-        probe: config::Probe,
+        asking: Asking,
         order: Override,
         death: Option<Death>,
     ) -> Self {
@@ -128,7 +159,7 @@ impl Backend {
             name: backend.name.clone(),
             address: backend.address,
             configured_weight: backend.weight,
-            watch: Watch::new(now, backend.health, probe, death),
+            watch: Watch::new(now, backend.health, asking, death),
             gate: Gate::new(backend.gate),
             agent_drains: false,
             order,
@@ -137,17 +168,18 @@ impl Backend {
     }
 
     /// Follows a changed configuration; name and address are the same.
-    pub(super) fn configure(&mut self, now: Now, backend: &config::Backend, probe: config::Probe) {
+    pub(super) fn configure(&mut self, now: Now, backend: &config::Backend, asking: Asking) {
         self.configured_weight = backend.weight;
         self.order
             .weight
             .take_if(|weight| *weight == backend.weight);
         self.gate.configure(backend.gate);
         match (&mut self.watch, backend.health) {
-            (Watch::Agent(_), Health::Agent) | (Watch::Nobody, Health::None) => {}
-            (Watch::Options(probing), Health::Options) => probing.configure(now, probe),
+            (Watch::Nobody, Health::None) => {}
+            (Watch::Agent(liveness), Health::Agent) => liveness.configure(asking.probe.timeout),
+            (Watch::Options(probing), Health::Options) => probing.configure(now, asking.probe),
             (watch, health) => {
-                *watch = Watch::new(now, health, probe, watch.death());
+                *watch = Watch::new(now, health, asking, watch.death());
                 // What an agent said is void without one.
                 self.agent_drains = false;
                 self.gate = Gate::new(backend.gate);
@@ -162,6 +194,18 @@ impl Backend {
         }
     }
 
+    pub(super) fn probing(&mut self) -> Option<&mut Probing> {
+        match &mut self.watch {
+            Watch::Options(probing) => Some(probing),
+            _ => None,
+        }
+    }
+
+    /// Did its agent ever report?
+    fn was_reported(&self) -> bool {
+        matches!(&self.watch, Watch::Agent(liveness) if liveness.heard().is_some())
+    }
+
     pub(super) fn death(&self) -> Option<Death> {
         self.watch.death()
     }
@@ -171,8 +215,26 @@ impl Backend {
         self.order.admin != Admin::Disabled && self.watch.death().is_none()
     }
 
-    pub(super) fn is_suspected(&self) -> bool {
-        matches!(&self.watch, Watch::Agent(liveness) if liveness.is_asked())
+    /// Does it live on probation?
+    fn is_suspected(&self) -> bool {
+        match &self.watch {
+            Watch::Agent(liveness) => liveness.is_asked(),
+            Watch::Options(probing) => probing.is_suspecting(),
+            Watch::Nobody => false,
+        }
+    }
+
+    /// Is it on probation because all fell silent at once?
+    pub(super) fn is_suspecting(&self) -> bool {
+        match &self.watch {
+            Watch::Agent(liveness) => liveness.is_suspecting(),
+            Watch::Options(probing) => probing.is_suspecting(),
+            Watch::Nobody => false,
+        }
+    }
+
+    fn lives_by_answers(&self) -> bool {
+        matches!(&self.watch, Watch::Agent(liveness) if liveness.lives_by_answers())
     }
 
     fn is_full(&self, now: Now) -> bool {
@@ -220,6 +282,7 @@ impl Backend {
             full: self.is_full(now),
             agent_drains: self.agent_drains,
             suspected: self.is_suspected(),
+            by_answers: self.lives_by_answers(),
         }
     }
 
@@ -243,21 +306,16 @@ impl Backend {
     }
 
     /// As a row of the plan.
-    pub(super) fn member(&self, now: Now, admit_weight: f64) -> Member {
+    pub(super) fn member(&self, now: Now) -> Member {
         let shown = self.shown(now);
         Member {
             name: self.name.clone(),
-            address: self.address,
-            configured_weight: self.configured_weight,
             weight: self.weight(),
-            admit_weight,
             alive: shown.alive,
             open: shown.open,
             state: shown.state,
             gate_closed: shown.gate_closed,
-            full: shown.full,
             cpu: self.gate.cpu(),
-            admin: self.order.admin,
             agent_drains: self.agent_drains,
             death: shown.death,
             suspected: shown.suspected,

@@ -44,9 +44,14 @@ pub enum Change {
         order: Override,
         weight: u16,
     },
-    /// All heartbeats ended at once.
-    SuspectsItself { backends: usize },
-    /// They are back (`heard`), or nobody is left to wait for.
+    /// It lives by its answers to OPTIONS, because no heartbeat came since the start (or, `ever`, no
+    /// more of them).
+    NoHeartbeat { backend: String, ever: bool },
+    /// Its heartbeats are there.
+    Heartbeat { backend: String },
+    /// All heartbeats ended at once, or all answers to OPTIONS.
+    SuspectsItself { backends: usize, heartbeats: bool },
+    /// Somebody is `heard` again, or nobody is left to wait for.
     TrustsItself { heard: bool },
     /// The configuration changed, and slots began to settle.
     Settling { slots: usize, time: Duration },
@@ -66,6 +71,7 @@ impl Change {
             Self::Dead { .. }
             | Self::GateClosed { .. }
             | Self::Full { .. }
+            | Self::NoHeartbeat { .. }
             | Self::SuspectsItself { .. }
             | Self::NobodyOpen => Level::Warn,
             _ => Level::Info,
@@ -115,7 +121,26 @@ impl fmt::Display for Change {
                 };
                 write!(f, "by order, backend {backend} is {admin}, weight {weight}")
             }
-            Self::SuspectsItself { backends } => write!(
+            Self::NoHeartbeat {
+                backend,
+                ever: false,
+            } => write!(
+                f,
+                "no heartbeat of {backend} yet; it answers OPTIONS and lives by that: is its agent there?"
+            ),
+            Self::NoHeartbeat { backend, .. } => write!(
+                f,
+                "no heartbeat of {backend} any more; it answers OPTIONS and lives by that: is its agent there?"
+            ),
+            Self::Heartbeat { backend } => write!(f, "heartbeats of {backend} are there"),
+            Self::SuspectsItself {
+                backends,
+                heartbeats: false,
+            } => write!(
+                f,
+                "all answers to OPTIONS ended at once ({backends} backends): the forwarder suspects itself, nobody is dead for it before another second"
+            ),
+            Self::SuspectsItself { backends, .. } => write!(
                 f,
                 "all heartbeats ended at once ({backends} backends): the forwarder suspects itself, nobody is dead for it, all are asked by OPTIONS"
             ),
@@ -123,7 +148,7 @@ impl fmt::Display for Change {
                 f.write_str("no heartbeats and no answers to OPTIONS: nobody is alive")
             }
             Self::TrustsItself { .. } => {
-                f.write_str("heartbeats are back: the forwarder no longer suspects itself")
+                f.write_str("backends are heard again: the forwarder no longer suspects itself")
             }
             Self::Settling { slots, time } => write!(
                 f,

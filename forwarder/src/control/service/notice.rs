@@ -1,6 +1,6 @@
 //! Noticing what changed: the version that says so, and the lines for the log.
 
-use super::{Change, ServiceControl};
+use super::{Backend, Change, ServiceControl, Watch};
 use crate::control::gate;
 
 impl ServiceControl {
@@ -61,19 +61,24 @@ impl ServiceControl {
         }
     }
 
-    /// Tells when the forwarder begins or ceases to suspect itself; `heard`: because of a heartbeat.
+    /// Tells when the forwarder begins or ceases to suspect itself; `heard`: because of a heartbeat or
+    /// an answer.
     pub(super) fn notice_suspicion(&mut self, heard: bool) {
-        let suspected = self.backends.iter().filter(|b| b.is_suspected()).count();
-        let suspects = suspected > 0;
+        let suspecting = || self.backends.iter().filter(|b| b.is_suspecting());
+        let backends = suspecting().count();
+        let heartbeats = suspecting().any(|b| matches!(b.watch, Watch::Agent(_)));
+        let suspects = backends > 0;
         if std::mem::replace(&mut self.suspects_itself, suspects) == suspects {
             return;
         }
         self.version += 1;
         self.changes.push(if suspects {
             Change::SuspectsItself {
-                backends: suspected,
+                backends,
+                heartbeats,
             }
         } else {
+            let heard = heard || self.backends.iter().any(Backend::is_alive);
             Change::TrustsItself { heard }
         });
     }

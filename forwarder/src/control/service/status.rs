@@ -1,10 +1,10 @@
 //! What a service's control decided, for the data plane and for people.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::control::{Now, liveness::Death, overrides::Admin};
+use crate::control::{Now, liveness::Death};
 
 /// A backend's state in one word: the first that applies, from the bottom up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -48,15 +48,8 @@ impl State {
 pub struct Member {
     /// Its name.
     pub name: String,
-    /// Where it listens.
-    pub address: SocketAddr,
-    /// The configured weight.
-    pub configured_weight: u16,
     /// The weight in force: the configured one, or that of an order.
     pub weight: u16,
-    /// Its share of new calls while it is open: the weight in force, times the CPU left where the
-    /// service weighs by CPU.
-    pub admit_weight: f64,
     /// May messages of its calls be sent to it?
     pub alive: bool,
     /// May new calls be given to it?
@@ -65,17 +58,14 @@ pub struct Member {
     pub state: State,
     /// Is its gate closed?
     pub gate_closed: bool,
-    /// Did it say that it is full?
-    pub full: bool,
     /// Its smoothed CPU, from 0 to 1, if it reports any.
     pub cpu: Option<f64>,
-    /// What the operator wants of it.
-    pub admin: Admin,
     /// Does its agent say that it drains?
     pub agent_drains: bool,
     /// Why it is dead.
     pub death: Option<Death>,
-    /// Alive on probation: no heartbeat, like everybody's, and asked by OPTIONS.
+    /// Alive on probation: without heartbeats, and asked by OPTIONS; or watched by OPTIONS, and
+    /// silent like everybody.
     pub suspected: bool,
     /// How long ago it was heard: its agent's heartbeat, or its answer to OPTIONS. `None`: never
     /// since the start, or nobody asks.
@@ -87,7 +77,8 @@ pub struct Member {
 pub struct Plan {
     /// Its backends, in the order of the configuration.
     pub members: Vec<Member>,
-    /// Did all heartbeats end at once, so that the forwarder doubts its own ears?
+    /// Did all heartbeats, or all answers to OPTIONS, end at once, so that the forwarder doubts its
+    /// own ears?
     pub suspects_itself: bool,
     /// Slots whose home is not what the configuration says.
     pub settling: usize,

@@ -194,7 +194,7 @@ fn orders_drain_disable_and_weigh_and_survive() {
     );
     let home = columns(&mut control).0;
     let p0 = order(&mut control, OverrideChange::Weight(3));
-    assert_eq!((p0.weight, p0.configured_weight), (3, 1));
+    assert_eq!(p0.weight, 3);
     assert_eq!(columns(&mut control).0, home, "homes settle first");
     assert!(control.plan().settling > 0);
 
@@ -227,12 +227,10 @@ fn all_silent_raises_suspicion_once_and_answers_keep_alive() {
     assert!(control.version() > 1);
     assert_eq!(control.due_probes(ms(800)), ["p0", "p1"]);
     assert!(control.due_probes(ms(800)).is_empty());
+    control.answer(ms(800), "p0", Answer::Silent);
+    control.answer(ms(800), "p1", Answer::Ok);
     for t in (900..=5_000).step_by(100) {
-        for name in control.due_probes(ms(t)) {
-            if name == "p1" {
-                control.answer(ms(t), "p1", Answer::Ok);
-            }
-        }
+        ask(&mut control, t, &["p1"]);
         control.tick(ms(t), UNIX + ms(t));
     }
     assert!(!member(&control, "p0").alive && member(&control, "p1").open);
@@ -245,6 +243,120 @@ fn all_silent_raises_suspicion_once_and_answers_keep_alive() {
     assert_eq!(
         told[1],
         "backend p0 is dead: no heartbeat, and no answer to OPTIONS"
+    );
+}
+
+/// Asks all that are due, and tells the outcome at once: those `up` answer, the others do not.
+fn ask(control: &mut ServiceControl, t: u64, up: &[&str]) {
+    for name in control.due_probes(ms(t)) {
+        let is_up = up.contains(&name.as_str());
+        let answer = if is_up { Answer::Ok } else { Answer::Silent };
+        control.answer(ms(t), &name, answer);
+    }
+}
+
+#[test]
+fn a_backend_without_an_agent_lives_by_its_answers_and_that_is_told_once() {
+    let mut control = control(&[1, 1, 1], "");
+    for t in (0..=20_000).step_by(100) {
+        run(&mut control, t, t, &["p1", "p2"], 0.2);
+        ask(&mut control, t, &["p1"]);
+    }
+    assert!(member(&control, "p1").open && member(&control, "p1").suspected);
+    assert!(!control.plan().suspects_itself);
+    let warning =
+        "no heartbeat of p1 yet; it answers OPTIONS and lives by that: is its agent there?";
+    let dead =
+        "backend p2 is dead: no heartbeat since the forwarder started, and no answer to OPTIONS";
+    assert_eq!(log(&mut control), [warning, dead]);
+    // A new one after a reload is treated alike; and the dead one may return without an agent.
+    let more = service(&[1, 1, 1, 1], "");
+    control.reconfigure(ms(20_050), UNIX, &more, TIMING);
+    for t in (20_100..=30_000).step_by(100) {
+        run(&mut control, t, t, &["p1", "p2", "p3"], 0.2);
+        ask(&mut control, t, &["p1", "p2", "p3"]);
+    }
+    assert!(control.plan().members.iter().all(|m| m.open));
+    run(&mut control, 30_100, 30_100, &["p2", "p3"], 0.2);
+    assert!(!member(&control, "p1").suspected);
+    let told = log(&mut control);
+    assert!(!told.contains(&warning.to_owned()), "{told:?}");
+    assert!(told.contains(&"backend p2 is alive again".to_owned()));
+    assert!(told.contains(&warning.replace("p1", "p3")));
+    assert_eq!(told[told.len() - 1], "heartbeats of p1 are there");
+    run(&mut control, 30_200, 30_400, &["p1", "p2", "p3"], 0.2);
+    assert!(
+        !member(&control, "p1").alive,
+        "it was heard: no OPTIONS first"
+    );
+}
+
+#[test]
+fn an_agent_that_restarts_on_a_living_proxy_costs_nothing() {
+    let mut control = control(&[1, 1], "");
+    run(&mut control, 0, 1_000, &[], 0.2);
+    control.report(ms(1_010), "p0", reported(ReportedState::Draining));
+    for t in (1_100..=9_000).step_by(100) {
+        run(&mut control, t, t, &["p0"], 0.2);
+        ask(&mut control, t, &["p0"]);
+        let p0 = member(&control, "p0");
+        assert_eq!((p0.alive, p0.state), (true, State::Draining), "at {t}");
+    }
+    control.report(ms(9_100), "p0", running(0.2));
+    assert!(member(&control, "p0").open);
+}
+
+#[test]
+fn agents_of_other_services_are_witnesses() {
+    let mut control = control(&[1], "");
+    run(&mut control, 0, 1_000, &[], 0.2);
+    control.heard_elsewhere(ms(1_290));
+    run(&mut control, 1_100, 1_300, &["p0"], 0.2);
+    assert_eq!(
+        log(&mut control)[0],
+        "backend p0 is dead: no heartbeat for 300 ms"
+    );
+    // Theirs end a suspicion, too; who answers lives.
+    control.report(ms(1_310), "p0", running(0.2));
+    run(&mut control, 1_400, 1_700, &["p0"], 0.2);
+    assert!(control.plan().suspects_itself);
+    ask(&mut control, 1_700, &["p0"]);
+    control.heard_elsewhere(ms(1_710));
+    assert!(!control.plan().suspects_itself && member(&control, "p0").open);
+}
+
+#[test]
+fn all_that_are_asked_fall_silent_at_once() {
+    let mut control = control(&[1, 1], "health = \"options\"");
+    let mut open: Vec<(u64, String)> = Vec::new();
+    let mut suspected = None;
+    for t in (0..12_000).step_by(50) {
+        open.extend(control.due_probes(ms(t)).into_iter().map(|name| (t, name)));
+        for (asked, name) in std::mem::take(&mut open) {
+            if t < 3_000 {
+                control.answer(ms(t), &name, Answer::Ok);
+            } else if t == asked + 1_000 {
+                control.answer(ms(t), &name, Answer::Silent);
+            } else {
+                open.push((asked, name));
+            }
+        }
+        control.tick(ms(t), UNIX + ms(t));
+        if control.plan().suspects_itself {
+            suspected.get_or_insert(t);
+            assert!(control.plan().members.iter().any(|m| m.suspected && m.open));
+        }
+    }
+    assert!(
+        suspected.is_some_and(|t| (4_500..=6_000).contains(&t)),
+        "{suspected:?}"
+    );
+    let told = log(&mut control);
+    assert_eq!(told.len(), 5, "{told:?}");
+    assert!(told[0].starts_with("all answers to OPTIONS ended at once ("));
+    assert_eq!(
+        told[4],
+        "no heartbeats and no answers to OPTIONS: nobody is alive"
     );
 }
 
@@ -271,32 +383,42 @@ fn at_a_start_everybody_counts_as_remembered() {
     );
     assert!(member(&control, "p0").open && !member(&control, "p2").alive);
     run(&mut control, 0, 1_200, &["p1", "p2"], 0.2);
-    assert!(member(&control, "p1").alive);
-    run(&mut control, 1_300, 1_400, &["p1", "p2"], 0.2);
+    assert!(member(&control, "p1").alive && control.due_probes(ms(1_200)).is_empty());
+    run(&mut control, 1_300, 1_300, &["p1", "p2"], 0.2);
+    assert_eq!(control.due_probes(ms(1_300)), ["p1"]);
+    run(&mut control, 1_400, 2_300, &["p1", "p2"], 0.2);
+    assert!(
+        member(&control, "p1").alive,
+        "the timeout is a second, and some"
+    );
+    run(&mut control, 2_400, 2_400, &["p1", "p2"], 0.2);
     assert!(!member(&control, "p1").alive && !member(&control, "p2").alive);
     assert_eq!(
         log(&mut control),
-        ["backend p1 is dead: no heartbeat since the forwarder started"]
+        ["backend p1 is dead: no heartbeat since the forwarder started, and no answer to OPTIONS"]
     );
 }
 
 #[test]
 fn backends_that_are_asked_live_by_their_answers() {
     let mut control = control(&[1, 1], "health = \"options\"");
-    assert_eq!(control.due_probes(ms(0)), ["p0", "p1"]);
+    // First questions are spread over the interval.
+    assert_eq!(control.due_probes(ms(0)), ["p0"]);
+    assert_eq!(control.next_deadline(ms(5)), Some(ms(500)));
     control.answer(ms(5), "p0", Answer::Ok);
-    control.answer(ms(5), "p1", Answer::Full { retry_after: None });
+    assert_eq!(control.due_probes(ms(500)), ["p1"]);
+    control.answer(ms(505), "p1", Answer::Full { retry_after: None });
     assert_eq!(member(&control, "p1").state, State::Full);
     assert!(member(&control, "p1").alive && !member(&control, "p1").open);
-    control.unreachable(ms(500), "p0");
-    assert_eq!(control.next_deadline(ms(500)), Some(ms(500)));
-    assert_eq!(control.due_probes(ms(500)), ["p0"]);
-    control.answer(ms(501), "p0", Answer::Unreachable);
-    assert_eq!(control.next_deadline(ms(501)), Some(ms(751)));
-    control.due_probes(ms(751));
-    control.answer(ms(752), "p0", Answer::Unreachable);
+    control.unreachable(ms(600), "p0");
+    assert_eq!(control.next_deadline(ms(600)), Some(ms(600)));
+    assert_eq!(control.due_probes(ms(600)), ["p0"]);
+    control.answer(ms(601), "p0", Answer::Unreachable);
+    assert_eq!(control.next_deadline(ms(601)), Some(ms(851)));
+    control.due_probes(ms(851));
+    control.answer(ms(852), "p0", Answer::Unreachable);
     // Nothing more is heard of p1: it opens again by itself.
-    control.tick(ms(2_100), UNIX);
+    control.tick(ms(2_600), UNIX);
     assert!(member(&control, "p1").open);
     assert_eq!(
         log(&mut control),
@@ -391,7 +513,7 @@ fn weights_by_cpu_give_less_to_the_loaded() {
     let had = admit.iter().filter(|&&a| a == Some(0)).count();
     assert!((had as f64 / f64::from(SLOTS) - 0.25).abs() < 0.02, "{had}");
     assert_eq!(home, columns(&mut control).0);
-    let weight = member(&control, "p0").admit_weight;
+    let weight = f64::from(control.backends[0].step) / f64::from(weights::FULL);
     assert!((weight - 0.3).abs() < 0.06, "{weight}");
     assert_eq!(control.plan().settling, 0);
 }

@@ -135,9 +135,12 @@ proptest! {
             let now = tick as u64 * 100;
             control.report(ms(now), "p0", running(*load));
             control.report(ms(now), "p1", running(0.3));
-            let before: Vec<f64> = control.plan().members.iter().map(|m| m.admit_weight).collect();
+            let steps = |control: &ServiceControl| -> Vec<u16> {
+                control.backends.iter().map(|b| b.step).collect()
+            };
+            let before = steps(&control);
             control.tick(ms(now), UNIX + ms(now));
-            let after: Vec<f64> = control.plan().members.iter().map(|m| m.admit_weight).collect();
+            let after = steps(&control);
             if before != after {
                 versions.push(now);
             }
