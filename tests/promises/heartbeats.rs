@@ -173,7 +173,7 @@ fn replayed_ones() -> Result<()> {
     // Of no session now: answered by challenges that nobody can heed, and then not at all.
     let status = room.repeat_until(&recorded, "counted them after a restart", |status| {
         counted(status, "challenged") >= 1
-            && counted(status, "unchallenged") >= many
+            && counted(status, "challenged") + counted(status, "unchallenged") >= many
             && state(status, "p2") == "alive"
     })?;
     ensure!(

@@ -121,7 +121,7 @@ impl MemoryStore {
         }
         let (names, origins) = (Arc::new(names), Arc::new(origins));
         self.change(|snapshot| {
-            snapshot.services = all.clone();
+            snapshot.services.clone_from(&all);
             snapshot.names = Arc::clone(&names);
             snapshot.origins = Arc::clone(&origins);
         });
