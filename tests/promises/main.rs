@@ -14,6 +14,7 @@ mod shares;
 mod slow_path;
 mod support;
 mod takeover;
+mod torture;
 mod truncation;
 mod verdict_docs;
 mod way_back;
@@ -28,6 +29,7 @@ fn main() {
         verdict_docs::trials(),
         packets::trials(),
         rule::trials(),
+        torture::trials(),
         truncation::trials(),
         bad_input::trials(),
         calls::trials(),
