@@ -110,7 +110,7 @@ fn both_paths(bench: &Bench) -> Result<()> {
 }
 
 /// Messages that are plain enough for the fast path, at least.
-const FORWARDED_FAST: usize = 15;
+const FORWARDED_FAST: usize = 10;
 
 fn fits(expected: InNatMode, end: End) -> bool {
     match (expected, end) {

@@ -8,6 +8,7 @@
 //! - [`history`]: when each backend saw a call, and whether it had reason to move.
 //! - [`frames`] and [`messages`]: packets and SIP messages built byte by byte, for tests that send their own.
 //! - [`corpus`]: the torture messages of RFC 4475 and RFC 5118; [`parity`]: the fast scan against the full reader.
+//! - [`fuzz`]: what fuzzing feeds.
 //! - [`proxy`]: a proxy that behaves as a test says.
 //! - [`program`]: the XDP program on single packets, without an interface.
 //!
@@ -18,6 +19,7 @@ pub mod calls;
 pub mod corpus;
 pub mod dispatcher;
 pub mod frames;
+pub mod fuzz;
 pub mod history;
 pub mod kamailio;
 pub mod lab;
