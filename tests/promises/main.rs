@@ -5,6 +5,7 @@ mod bad_input;
 mod calls;
 mod cluster;
 mod fragments;
+mod fuzz_seeds;
 mod health;
 mod next_hops;
 mod orders;
@@ -30,6 +31,7 @@ fn main() {
         packets::trials(),
         rule::trials(),
         torture::trials(),
+        fuzz_seeds::trials(),
         truncation::trials(),
         bad_input::trials(),
         calls::trials(),

@@ -240,6 +240,15 @@ pub(crate) fn lab_programs() -> anyhow::Result<()> {
     }
 }
 
+/// Makes sure of the C++ compiler, which builds libFuzzer.
+pub(crate) fn fuzz_programs() -> anyhow::Result<()> {
+    if on_path("c++") {
+        Ok(())
+    } else {
+        install(&["g++", "libc6-dev"], "to build libFuzzer")
+    }
+}
+
 /// Is a program on the path, or where root's programs are?
 fn on_path(program: &str) -> bool {
     let path = env::var_os("PATH").unwrap_or_default();

@@ -35,7 +35,7 @@ pub fn heartbeat(data: &[u8]) {
         refused(&mut sessions, &changed, now);
     }
     believed(&mut sessions, &honest, now);
-    refused(&mut sessions, &honest, now + Duration::from_secs(60));
+    refused(&mut sessions, &honest, now + Duration::from_mins(1));
 }
 
 /// A forwarder and an agent that trust each other.
