@@ -26,8 +26,6 @@ const BATCH: usize = 32;
 /// Ports that messages come from.
 const PORTS: u16 = 64;
 const FIRST_PORT: u16 = 20_000;
-/// Length of a message, in bytes.
-const LENGTH: usize = 500;
 /// Room for what waits to be read, in bytes: what is lost is to be lost in the box, not in a sink.
 const ROOM: libc::c_int = 64 << 20;
 /// Digits of the number in a Call-ID.
@@ -110,7 +108,7 @@ impl Generator {
             })
             .collect::<Result<_>>()?;
         let call_id = format!("{}@client", "0".repeat(DIGITS));
-        let template = Message::invite().call_id(&call_id).build_sized(LENGTH);
+        let template = Message::invite().call_id(&call_id).build();
         let line = line_offset(&template, "Call-ID: ").context("the message has no Call-ID")?;
         Ok(Self {
             sockets,
@@ -241,13 +239,14 @@ fn bind(lab: &Lab, host: Host, address: SocketAddr) -> Result<UdpSocket> {
 }
 
 fn enlarge(socket: &UdpSocket, option: libc::c_int) -> Result<()> {
+    let room = ROOM;
     // SAFETY: the option's value is an int that lives until the call returns.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             libc::SOL_SOCKET,
             option,
-            (&raw const ROOM).cast(),
+            (&raw const room).cast(),
             size_of::<libc::c_int>() as libc::socklen_t,
         )
     };

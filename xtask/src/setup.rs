@@ -240,6 +240,19 @@ pub(crate) fn lab_programs() -> anyhow::Result<()> {
     }
 }
 
+/// Makes sure of nginx with its stream module, which benchmarks measure.
+pub(crate) fn nginx() -> anyhow::Result<()> {
+    let module = Path::new("/usr/lib/nginx/modules/ngx_stream_module.so");
+    if on_path("nginx") && module.is_file() {
+        Ok(())
+    } else {
+        install(
+            &["nginx-light", "libnginx-mod-stream"],
+            "to be compared with",
+        )
+    }
+}
+
 /// Makes sure of the C++ compiler, which builds libFuzzer.
 pub(crate) fn fuzz_programs() -> anyhow::Result<()> {
     if on_path("c++") {

@@ -3,6 +3,7 @@
 mod churn;
 mod fastpath;
 mod oslb;
+mod slowpath;
 
 use clap::{Args, Subcommand};
 
@@ -23,6 +24,8 @@ enum Name {
     Fastpath(fastpath::Fastpath),
     /// Failed calls and balance when all is well, a proxy fails, a hog eats its CPU; beside Kamailio's dispatcher.
     Oslb(oslb::Oslb),
+    /// Messages per second and CPU per message of a box in userspace that sends everything on.
+    Slowpath(slowpath::Slowpath),
 }
 
 impl Bench {
@@ -31,6 +34,7 @@ impl Bench {
             Name::Churn(bench) => bench.run(),
             Name::Fastpath(bench) => bench.run(),
             Name::Oslb(bench) => bench.run(),
+            Name::Slowpath(bench) => bench.run(),
         }
     }
 }
