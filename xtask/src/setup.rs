@@ -248,7 +248,7 @@ pub(crate) fn nginx() -> anyhow::Result<()> {
     } else {
         install(
             &["nginx-light", "libnginx-mod-stream"],
-            "to be compared with",
+            "to be compared with (the service that comes with it is not needed)",
         )
     }
 }
