@@ -2,9 +2,10 @@
 //! of it.
 //!
 //! The files under `tests/corpus` hold the messages byte by byte, the RFCs' notations (`<allOneLine>`,
-//! `<hex>`, `<repeat>`) expanded. Those of RFC 4475 equal the RFC's own archive (its appendix A), those of
-//! RFC 5118 its text; none had to be reconstructed. Where a Content-Length does not fit the body, the RFC
-//! prints it so.
+//! `<hex>`, `<repeat>`) expanded. They were written by hand. Those of RFC 4475 were then compared byte by
+//! byte with a published copy of the RFC's archive (its appendix A), those of RFC 5118 by eye with a
+//! published transcription; none had to be reconstructed. Where a Content-Length does not fit the body, the
+//! RFC prints it so.
 
 mod rfc4475;
 mod rfc5118;
