@@ -5,6 +5,7 @@ mod bad_input;
 mod calls;
 mod cluster;
 mod fragments;
+mod fuzz_seeds;
 mod health;
 mod heartbeats;
 mod next_hops;
@@ -15,6 +16,7 @@ mod shares;
 mod slow_path;
 mod support;
 mod takeover;
+mod torture;
 mod truncation;
 mod verdict_docs;
 mod way_back;
@@ -29,6 +31,8 @@ fn main() {
         verdict_docs::trials(),
         packets::trials(),
         rule::trials(),
+        torture::trials(),
+        fuzz_seeds::trials(),
         truncation::trials(),
         bad_input::trials(),
         calls::trials(),

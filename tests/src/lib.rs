@@ -8,6 +8,9 @@
 //! - [`load`]: the CPU that proxies take, second by second, and how evenly.
 //! - [`history`]: when each backend saw a call, and whether it had reason to move.
 //! - [`frames`] and [`messages`]: packets and SIP messages built byte by byte, for tests that send their own.
+//! - [`corpus`]: the torture messages of RFC 4475 and RFC 5118; [`parity`]: the fast scan against the full reader.
+//! - [`fuzz`]: what fuzzing feeds.
+//! - [`flood`]: many messages, and who counts them; [`stateless`]: boxes that only send on.
 //! - [`proxy`]: a proxy that behaves as a test says.
 //! - [`program`]: the XDP program on single packets, without an interface.
 //!
@@ -15,14 +18,19 @@
 
 pub mod agent;
 pub mod calls;
+pub mod corpus;
 pub mod dispatcher;
+pub mod flood;
 pub mod frames;
+pub mod fuzz;
 pub mod heartbeats;
 pub mod history;
 pub mod kamailio;
 pub mod lab;
 pub mod load;
 pub mod messages;
+pub mod parity;
 pub mod program;
 pub mod proxy;
 pub mod sipp;
+pub mod stateless;

@@ -3,6 +3,7 @@
 mod bench;
 mod demo;
 mod digest;
+mod fuzz;
 mod lab;
 mod load;
 mod program;
@@ -32,6 +33,8 @@ enum Verb {
     Demo(demo::Demo),
     /// Run every test there is: unit, packet tables, lab.
     Test(test::Test),
+    /// Feed the parsers with bytes that coverage guides; 1 if anything is found.
+    Fuzz(fuzz::Fuzz),
     /// Measure.
     Bench(bench::Bench),
     /// A lab of network namespaces that stays.
@@ -67,6 +70,7 @@ fn perform(verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Build => program::daemon().map(|_| Outcome::Done),
         Verb::Demo(demo) => demo.run(),
         Verb::Test(test) => test.run(),
+        Verb::Fuzz(fuzz) => fuzz.run(),
         Verb::Bench(bench) => bench.run(),
         Verb::Lab(verb) => verb.run(),
         Verb::Load(load) => load.run(),

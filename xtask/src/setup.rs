@@ -240,6 +240,28 @@ pub(crate) fn lab_programs() -> anyhow::Result<()> {
     }
 }
 
+/// Makes sure of nginx with its stream module, which benchmarks measure.
+pub(crate) fn nginx() -> anyhow::Result<()> {
+    let module = Path::new("/usr/lib/nginx/modules/ngx_stream_module.so");
+    if on_path("nginx") && module.is_file() {
+        Ok(())
+    } else {
+        install(
+            &["nginx-light", "libnginx-mod-stream"],
+            "to be compared with (the service that comes with it is not needed)",
+        )
+    }
+}
+
+/// Makes sure of the C++ compiler, which builds libFuzzer.
+pub(crate) fn fuzz_programs() -> anyhow::Result<()> {
+    if on_path("c++") {
+        Ok(())
+    } else {
+        install(&["g++", "libc6-dev"], "to build libFuzzer")
+    }
+}
+
 /// Is a program on the path, or where root's programs are?
 fn on_path(program: &str) -> bool {
     let path = env::var_os("PATH").unwrap_or_default();

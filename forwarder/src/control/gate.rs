@@ -52,6 +52,8 @@ pub struct Gate {
     config: config::Gate,
     cpu: Option<Sample>,
     closed: bool,
+    /// Closed from before the forwarder started, at this moment; figures have yet to come.
+    restored: Option<Now>,
 }
 
 impl Gate {
@@ -62,7 +64,15 @@ impl Gate {
             config,
             cpu: None,
             closed: false,
+            restored: None,
         }
+    }
+
+    /// Closes a gate that was closed when the forwarder ended: a restart must not pour new calls on who
+    /// has too many. It opens by its figures, or when none come.
+    pub const fn restore_closed(&mut self, now: Now) {
+        self.closed = true;
+        self.restored = Some(now);
     }
 
     /// Follows a changed configuration; whether the gate moves is decided at the next figure.
@@ -82,6 +92,7 @@ impl Gate {
             return;
         }
         let cpu = cpu.clamp(0.0, 1.0);
+        self.restored = None;
         self.cpu = Some(match self.cpu {
             None => Sample {
                 smoothed: cpu,
@@ -130,20 +141,20 @@ impl Gate {
         };
         // Above α = 0.1 this is `cpu ≤ max(β, α/2) and cpu < α − 0.05`; below it, the second half
         // could never hold and a gate would never open.
-        let opens = never_closes || cpu <= alpha / 2.0 || low_enough();
+        let opens = never_closes || sample.is_settled() && (cpu <= alpha / 2.0 || low_enough());
         self.closed = !opens;
         opens.then_some(Move::Opened(Some(cpu)))
     }
 
     /// Forgets a figure that is too old.
     pub fn forget_stale(&mut self, now: Now) -> Option<Move> {
-        let stale = self
-            .cpu
-            .is_some_and(|sample| now.saturating_sub(sample.at) > STALE);
+        let last = self.cpu.map(|sample| sample.at).or(self.restored);
+        let stale = last.is_some_and(|last| now.saturating_sub(last) > STALE);
         if !stale {
             return None;
         }
         self.cpu = None;
+        self.restored = None;
         let was_closed = std::mem::replace(&mut self.closed, false);
         was_closed.then_some(Move::Opened(None))
     }

@@ -16,7 +16,7 @@ mod status;
 mod tables;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
 };
 
@@ -43,12 +43,17 @@ use tables::Tables;
 
 /// What of a service must outlive the daemon. Nothing known, if empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Saved {
     /// Orders, by backend.
     pub overrides: BTreeMap<String, Override>,
     /// Homes, and slots that are settling.
     pub homes: homes::Saved,
+    /// Backends whose gate is closed.
+    #[serde(default)]
+    pub gated: BTreeSet<String>,
+    /// Backends that drain by their agents' word.
+    #[serde(default)]
+    pub draining: BTreeSet<String>,
 }
 
 /// What an agent says of its proxy.
@@ -137,7 +142,13 @@ impl ServiceControl {
             .map(|(index, b)| {
                 let order = saved.overrides.get(&b.name).copied().unwrap_or_default();
                 let death = was_dead(&b.name).then_some(Death::Remembered);
-                Backend::new(now, b, Asking::of(service, index), order, death)
+                let mut backend = Backend::new(now, b, Asking::of(service, index), order, death);
+                backend.restore(
+                    now,
+                    saved.gated.contains(&b.name),
+                    saved.draining.contains(&b.name),
+                );
+                backend
             })
             .collect();
         let settle = service.spread.settle;
@@ -444,7 +455,14 @@ impl ServiceControl {
         Saved {
             overrides: orders.map(|b| (b.name.clone(), b.order)).collect(),
             homes: self.homes.saved(now, unix),
+            gated: self.names(|b| b.gate.is_closed()),
+            draining: self.names(|b| b.agent_drains),
         }
+    }
+
+    fn names(&self, which: impl Fn(&Backend) -> bool) -> BTreeSet<String> {
+        let those = self.backends.iter().filter(|b| which(b));
+        those.map(|b| b.name.clone()).collect()
     }
 
     /// Increases whenever [`saved`](Self::saved) would change.

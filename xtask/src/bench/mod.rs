@@ -5,6 +5,7 @@ mod fastpath;
 mod heartbeats;
 mod oslb;
 mod reaction;
+mod slowpath;
 
 use clap::{Args, Subcommand};
 
@@ -29,6 +30,8 @@ enum Name {
     Oslb(oslb::Oslb),
     /// How soon new calls see a pushed weight, and the death of a proxy.
     Reaction(reaction::Reaction),
+    /// Messages per second and CPU per message of a box in userspace that sends everything on.
+    Slowpath(slowpath::Slowpath),
 }
 
 impl Bench {
@@ -39,6 +42,7 @@ impl Bench {
             Name::Heartbeats(bench) => bench.run(),
             Name::Oslb(bench) => bench.run(),
             Name::Reaction(bench) => bench.run(),
+            Name::Slowpath(bench) => bench.run(),
         }
     }
 }

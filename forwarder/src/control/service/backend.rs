@@ -90,6 +90,11 @@ pub(super) struct Shown {
 }
 
 impl Shown {
+    /// Is what outlives the daemon another?
+    pub(super) fn is_saved_otherwise(&self, before: &Self) -> bool {
+        (self.gate_closed, self.agent_drains) != (before.gate_closed, before.agent_drains)
+    }
+
     /// What the log says of the difference; gates tell of themselves.
     pub(super) fn changes_since(&self, before: &Self, of: &Backend, now: Now) -> Vec<Change> {
         let backend = || of.name.clone();
@@ -164,6 +169,16 @@ impl Backend {
             agent_drains: false,
             order,
             step: weights::FULL,
+        }
+    }
+
+    /// Takes up what was so when the forwarder ended, if an agent watches it: others say nothing of it.
+    pub(super) fn restore(&mut self, now: Now, gated: bool, draining: bool) {
+        if matches!(self.watch, Watch::Agent(_)) {
+            self.agent_drains = draining;
+            if gated {
+                self.gate.restore_closed(now);
+            }
         }
     }
 

@@ -42,6 +42,9 @@ impl ServiceControl {
             return;
         }
         self.version += 1;
+        if shown.is_saved_otherwise(&before) {
+            self.saved_version += 1;
+        }
         let backend = &self.backends[index];
         self.changes
             .extend(shown.changes_since(&before, backend, self.now));

@@ -1,0 +1,190 @@
+//! `cargo xtask bench slowpath`: what a message costs in userspace. A box on the VIP, on one core, sends requests of
+//! some 500 bytes on to a sink; generator and sink have the other core. The rate is raised until messages are lost.
+//!
+//! The CPU of a message is what the kernel says all processes of the box had (`schedstat`), at the highest rate that
+//! was clean, divided by the messages that arrived.
+
+mod search;
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+use sip_forwarder_tests::{
+    flood::{Generator, Sink, pin_processes},
+    lab::{Family, Host, Lab, process_tree, vip},
+    stateless::Stateless,
+};
+
+use self::search::{Measured, search};
+use crate::{
+    Outcome, setup,
+    shell::{is_root, say},
+};
+
+const FAMILY: Family = Family::V4;
+const SIP_PORT: u16 = 5060;
+/// The core of the box.
+const BOX_CORE: usize = 0;
+/// The core of generator and sink.
+const TRAFFIC_CORE: usize = 1;
+/// What is still under way may take this long to arrive.
+const DRAIN: Duration = Duration::from_millis(300);
+
+/// Messages per second and CPU per message of a box in userspace that sends everything on.
+#[derive(Args)]
+pub(crate) struct Slowpath {
+    /// One JSON object on the last line of stdout instead of the table.
+    #[arg(long)]
+    json: bool,
+    /// Only these boxes; all without it.
+    #[arg(long = "box", value_enum, num_args = 1.., value_delimiter = ',')]
+    boxes: Vec<Front>,
+    /// Seconds for each rate.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=60))]
+    seconds: u64,
+}
+
+/// A box before the proxies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Front {
+    /// Kamailio, stateless `forward()`, one child.
+    Kamailio,
+    /// nginx, stream proxy, one worker.
+    Nginx,
+}
+
+impl Front {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Kamailio => "kamailio",
+            Self::Nginx => "nginx",
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Row {
+    #[serde(rename = "box")]
+    front: Front,
+    transport: &'static str,
+    msgs_per_s: f64,
+    us_per_msg: f64,
+    /// Did the box lose messages at higher rates, or could the generator send no more?
+    limited_by: search::Limit,
+}
+
+#[derive(Serialize)]
+struct Report {
+    rows: Vec<Row>,
+}
+
+impl Slowpath {
+    pub(crate) fn run(&self) -> anyhow::Result<Outcome> {
+        if !is_root() {
+            bail!("network namespaces need root: sudo cargo xtask bench slowpath");
+        }
+        setup::lab_programs()?;
+        let boxes = if self.boxes.is_empty() {
+            Front::value_variants()
+        } else {
+            &self.boxes
+        };
+        let rows = boxes
+            .iter()
+            .map(|front| self.measure(*front))
+            .collect::<anyhow::Result<Vec<Row>>>()?;
+        self.show(rows)?;
+        Ok(Outcome::Done)
+    }
+
+    fn measure(&self, front: Front) -> anyhow::Result<Row> {
+        say(&format!("measuring {}", front.name()));
+        let lab = Lab::new(1)?;
+        let standing = start(&lab, front)?;
+        let pids = standing.pids();
+        pin_processes(&pids, BOX_CORE)?;
+        let mut traffic = Traffic::new(&lab, pids)?;
+        let time = Duration::from_secs(self.seconds);
+        let (best, limited_by) = search(|rate| traffic.measure(rate, time))?;
+        Ok(Row {
+            front,
+            transport: "udp",
+            msgs_per_s: best.rate(),
+            us_per_msg: best.cpu_per_message().as_secs_f64() * 1e6,
+            limited_by,
+        })
+    }
+
+    fn show(&self, rows: Vec<Row>) -> anyhow::Result<()> {
+        for row in rows.iter().filter(|_| !self.json) {
+            let limit = match row.limited_by {
+                search::Limit::Box => "",
+                search::Limit::Generator => " (the generator could send no more)",
+            };
+            println!(
+                "{:10} {:4} {:>8.0} messages/s  {:>6.2} µs each{limit}",
+                row.front.name(),
+                row.transport,
+                row.msgs_per_s,
+                row.us_per_msg
+            );
+        }
+        if self.json {
+            println!("{}", serde_json::to_string(&Report { rows })?);
+        }
+        Ok(())
+    }
+}
+
+/// Starts a box on the VIP. The forwarder itself is to be one more `Front`: its daemon without XDP (or with the VIP's
+/// packets passed on), whose processes [`pin_processes`] pins like any other's.
+fn start(lab: &Lab, front: Front) -> anyhow::Result<Stateless> {
+    let next = Host::Proxy(1).socket(FAMILY, SIP_PORT);
+    match front {
+        Front::Kamailio => Stateless::kamailio(lab, FAMILY, next),
+        Front::Nginx => {
+            setup::nginx()?;
+            Stateless::nginx(lab, FAMILY, next)
+        }
+    }
+}
+
+/// Generator and sink around a box.
+struct Traffic {
+    generator: Generator,
+    sink: Sink,
+    pids: Vec<u32>,
+}
+
+impl Traffic {
+    fn new(lab: &Lab, pids: Vec<u32>) -> anyhow::Result<Self> {
+        let to = std::net::SocketAddr::new(vip(FAMILY), SIP_PORT);
+        Ok(Self {
+            sink: Sink::start(lab, Host::Proxy(1), FAMILY, SIP_PORT, TRAFFIC_CORE)?,
+            generator: Generator::new(lab, FAMILY, to)?,
+            pids,
+        })
+    }
+
+    fn cpu(&self) -> anyhow::Result<Duration> {
+        process_tree::cpu_time(&self.pids).context("a process of the box has ended")
+    }
+
+    fn measure(&mut self, rate: f64, time: Duration) -> anyhow::Result<Measured> {
+        let (cpu, arrived) = (self.cpu()?, self.sink.arrived());
+        let sent = self.generator.send(rate, time, TRAFFIC_CORE)?;
+        std::thread::sleep(DRAIN);
+        let measured = Measured {
+            wanted: rate,
+            sent,
+            arrived: self.sink.arrived() - arrived,
+            time,
+            cpu: self.cpu().map(|now| now.saturating_sub(cpu))?,
+        };
+        say(&format!("  {measured}"));
+        Ok(measured)
+    }
+}
