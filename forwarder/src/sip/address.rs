@@ -61,16 +61,56 @@ fn closing_quote(value: &[u8], open: usize) -> Option<usize> {
 /// The parameters of a list like `;a=b;c`, each without the blanks around it. What stands before the
 /// first semicolon is not one.
 pub fn parameters(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    parameter_ranges(text).map(|range| &text[range])
+}
+
+/// Where the [`parameters`] lie.
+pub fn parameter_ranges(text: &[u8]) -> impl Iterator<Item = Range<usize>> {
     let mut ends = unquoted(text)
         .filter(|&(_, byte)| byte == b';')
         .map(|(at, _)| at)
         .chain([text.len()]);
     let mut begin = ends.next().unwrap_or(text.len());
     ends.map(move |end| {
-        let parameter = trim(&text[begin + 1..end]);
+        let parameter = trim_range(text, begin + 1..end);
         begin = end;
         parameter
     })
+}
+
+/// Where the elements of a comma list lie, each without the blanks around it. A comma inside angle
+/// brackets separates nothing: the user part of a URI may hold one (RFC 3261 section 25.1).
+pub fn elements(list: &[u8]) -> impl Iterator<Item = Range<usize>> {
+    let mut bytes = unquoted(list);
+    let mut begin = Some(0);
+    let mut closing = 0;
+    std::iter::from_fn(move || {
+        let from = begin?;
+        let comma = bytes.by_ref().find(|&(at, byte)| {
+            if byte == b'<' && at >= closing {
+                let close = list[at..].iter().position(|&b| b == b'>');
+                // A bracket that is never closed is a byte like any other, and so are all behind it.
+                closing = close.map_or(usize::MAX, |length| at + length);
+            }
+            byte == b',' && (at >= closing || closing == usize::MAX)
+        });
+        begin = comma.map(|(at, _)| at + 1);
+        Some(trim_range(
+            list,
+            from..comma.map_or(list.len(), |(at, _)| at),
+        ))
+    })
+}
+
+/// A range of `text` without blanks around it.
+#[must_use]
+pub fn trim_range(text: &[u8], range: Range<usize>) -> Range<usize> {
+    let part = &text[range.clone()];
+    let Some(begin) = part.iter().position(|&b| !is_blank(b)) else {
+        return range.start..range.start;
+    };
+    let blanks = part.iter().rev().take_while(|&&b| is_blank(b)).count();
+    range.start + begin..range.end - blanks
 }
 
 /// The name of a parameter.
@@ -175,17 +215,22 @@ pub fn sent_by(via: &[u8]) -> Option<HostPort> {
 /// The host and port of the first element of a Route, in any form.
 #[must_use]
 pub fn route_host(route: &[u8]) -> Option<HostPort> {
-    let found = unquoted(route).find(|(_, byte)| matches!(byte, b'<' | b','));
-    let uri = match found {
+    let uri = route_uri(route);
+    let (host, port) = uri_host(&route[uri.clone()])?;
+    Some((uri.start + host.start..uri.start + host.end, port))
+}
+
+/// Where the URI of the first element of a Route lies, in any form.
+#[must_use]
+pub fn route_uri(route: &[u8]) -> Range<usize> {
+    match unquoted(route).find(|(_, byte)| matches!(byte, b'<' | b',')) {
         Some((open, b'<')) => {
             let length = route[open..].iter().position(|&b| b == b'>');
             open + 1..length.map_or(route.len(), |length| open + length)
         }
         Some((comma, _)) => 0..comma,
         None => 0..route.len(),
-    };
-    let (host, port) = uri_host(&route[uri.clone()])?;
-    Some((uri.start + host.start..uri.start + host.end, port))
+    }
 }
 
 /// The host and port of a SIP or SIPS URI.

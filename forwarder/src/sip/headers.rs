@@ -1,6 +1,6 @@
 //! Start line and headers: long and compact names in any case, folded lines, any line ending.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::Range};
 
 /// The line a message starts with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +24,9 @@ pub enum StartLine<'a> {
 pub struct Sip<'a> {
     /// The start line.
     pub start: StartLine<'a>,
-    headers: &'a [u8],
+    bytes: &'a [u8],
+    /// Offset of the first header.
+    headers: usize,
 }
 
 /// Methods by which a datagram is known for SIP, whatever else its start line holds: the fast path
@@ -60,13 +62,34 @@ impl<'a> Sip<'a> {
         while headers.first().copied().is_some_and(is_blank) {
             headers = cut_line(headers).1;
         }
-        Some(Self { start, headers })
+        Some(Self {
+            start,
+            bytes: datagram,
+            headers: datagram.len() - headers.len(),
+        })
+    }
+
+    /// The whole message, as it was received.
+    #[must_use]
+    pub const fn bytes(&self) -> &'a [u8] {
+        self.bytes
     }
 
     /// The headers, in order.
     #[must_use]
-    pub fn headers(&self) -> Headers<'a> {
-        Headers { rest: self.headers }
+    pub const fn headers(&self) -> Headers<'a> {
+        Headers {
+            lines: self.lines(),
+        }
+    }
+
+    /// Where the headers lie, in order.
+    #[must_use]
+    pub const fn lines(&self) -> Lines<'a> {
+        Lines {
+            bytes: self.bytes,
+            at: self.headers,
+        }
     }
 }
 
@@ -134,7 +157,41 @@ fn cut_line(bytes: &[u8]) -> (&[u8], &[u8]) {
 /// are skipped.
 #[derive(Clone, Debug)]
 pub struct Headers<'a> {
-    rest: &'a [u8],
+    lines: Lines<'a>,
+}
+
+/// See [`Sip::lines`].
+#[derive(Clone, Debug)]
+pub struct Lines<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Lines<'a> {
+    /// The headers of `bytes` from offset `at` on, where a line must begin.
+    #[must_use]
+    pub const fn starting(bytes: &'a [u8], at: usize) -> Self {
+        Self { bytes, at }
+    }
+
+    /// Offset of what comes next; behind the last header, of the empty line.
+    #[must_use]
+    pub const fn offset(&self) -> usize {
+        self.at
+    }
+}
+
+/// Where a header lies in its message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// Which it is.
+    pub name: Name,
+    /// All of it: its lines with their endings.
+    pub whole: Range<usize>,
+    /// What stands behind the colon, without the last line ending. Folds are still in it.
+    pub value: Range<usize>,
+    /// Does it go over more than one line?
+    pub folded: bool,
 }
 
 /// One header.
@@ -163,6 +220,10 @@ pub enum Name {
     CSeq,
     /// `Retry-After`.
     RetryAfter,
+    /// `Max-Forwards`.
+    MaxForwards,
+    /// `Proxy-Require`.
+    ProxyRequire,
     /// Any other.
     Other,
 }
@@ -182,7 +243,40 @@ impl Name {
             5 if is(b"Route") => Self::Route,
             7 if is(b"Call-ID") => Self::CallId,
             11 if is(b"Retry-After") => Self::RetryAfter,
+            12 if is(b"Max-Forwards") => Self::MaxForwards,
+            13 if is(b"Proxy-Require") => Self::ProxyRequire,
             _ => Self::Other,
+        }
+    }
+}
+
+impl Iterator for Lines<'_> {
+    type Item = Line;
+
+    fn next(&mut self) -> Option<Line> {
+        loop {
+            let begin = self.at;
+            let (line, mut rest) = cut_line(self.bytes.get(begin..)?);
+            if line.is_empty() {
+                return None;
+            }
+            let mut end = begin + line.len();
+            let mut folded = false;
+            while rest.first().copied().is_some_and(is_blank) {
+                let (more, behind) = cut_line(rest);
+                end = self.bytes.len() - rest.len() + more.len();
+                rest = behind;
+                folded = true;
+            }
+            self.at = self.bytes.len() - rest.len();
+            if let Some(colon) = line.iter().position(|&b| b == b':') {
+                return Some(Line {
+                    name: Name::of(trim(&line[..colon])),
+                    whole: begin..self.at,
+                    value: begin + colon + 1..end,
+                    folded,
+                });
+            }
         }
     }
 }
@@ -191,27 +285,34 @@ impl<'a> Iterator for Headers<'a> {
     type Item = Header<'a>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            let (line, mut rest) = cut_line(self.rest);
-            if line.is_empty() {
-                self.rest = &[];
-                return None;
-            }
-            let colon = line.iter().position(|&b| b == b':');
-            let value = colon.map_or(&[][..], |colon| trim(&line[colon + 1..]));
-            let mut value = Cow::Borrowed(value);
-            while rest.first().copied().is_some_and(is_blank) {
-                let (more, behind) = cut_line(rest);
-                rest = behind;
-                append(&mut value, trim(more));
-            }
-            self.rest = rest;
-            if let Some(colon) = colon {
-                let name = Name::of(trim(&line[..colon]));
-                return Some(Header { name, value });
-            }
-        }
+        let Line {
+            name,
+            value,
+            folded,
+            ..
+        } = self.lines.next()?;
+        let text = &self.lines.bytes[value];
+        let value = if folded {
+            unfold(text)
+        } else {
+            Cow::Borrowed(trim(text))
+        };
+        Some(Header { name, value })
     }
+}
+
+/// A folded value as one line.
+fn unfold(text: &[u8]) -> Cow<'_, [u8]> {
+    let (first, mut rest) = cut_line(text);
+    let mut value = Cow::Borrowed(trim(first));
+    while let Some(feed) = rest.iter().position(|&b| b == b'\n') {
+        let line = &rest[..feed];
+        append(&mut value, trim(line.strip_suffix(b"\r").unwrap_or(line)));
+        rest = &rest[feed + 1..];
+    }
+    // The last line has lost its ending already.
+    append(&mut value, trim(rest));
+    value
 }
 
 /// Adds a folded line to a value: the fold and the blanks around it mean one blank.

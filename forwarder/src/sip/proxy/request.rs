@@ -1,0 +1,535 @@
+//! Requests (RFC 3261 sections 16.3 to 16.6 and 16.11).
+
+use std::{
+    io::Write as _,
+    mem,
+    net::{IpAddr, SocketAddr},
+    ops::Range,
+};
+
+use super::{
+    COOKIE_PARAMETER, Patch, Proxy,
+    cookie::{Cookie, Direction, Time},
+    fields::{Fields, elements, shift},
+    hash::FieldHasher,
+    via::{Via, ip},
+};
+use crate::sip::{
+    address,
+    headers::{Name, Sip, StartLine, trim},
+};
+
+/// More hops than Max-Forwards would allow.
+const MOST_VIAS: usize = 70;
+/// What a request has ahead of it that does not say (RFC 3261 section 16.6 item 3).
+const MAX_FORWARDS: u8 = 70;
+/// Two of ours: one for each side, where both were recorded.
+const MOST_OWN_ROUTES: usize = 2;
+/// The longest payload of UDP over IPv4.
+const LONGEST_MESSAGE: usize = 65_507;
+
+/// Why a request is answered rather than forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// It has no Via.
+    #[error("the request has no Via, so no response to it finds its way")]
+    NoVia,
+    /// The first Via has no sent-by.
+    #[error("the sent-by of the request's first Via cannot be read")]
+    BadVia,
+    /// A header that every request has is not there, or is empty.
+    #[error("the request lacks one of From, To, Call-ID and CSeq")]
+    MissingHeader,
+    /// A header that a request has once is there twice: who reads which is anybody's guess (RFC 4475
+    /// section 3.3.8).
+    #[error("the request has two of a header of which there must be one")]
+    AmbiguousHeader,
+    /// Max-Forwards is no number.
+    #[error("the request's Max-Forwards is no number")]
+    BadMaxForwards,
+    /// The next hop of a backend's request cannot be read.
+    #[error("the host of the request's next hop cannot be read")]
+    BadNextHop,
+    /// The next hop of a backend's request is neither SIP nor SIPS.
+    #[error("the request's next hop is no SIP URI")]
+    UnsupportedScheme,
+    /// It came back as it went.
+    #[error("the request was here before, with the same destination")]
+    Loop,
+    /// Max-Forwards is 0, or there are more Vias than it allows.
+    #[error("the request has passed too many proxies")]
+    TooManyHops,
+    /// The headers, or all of it, are longer than what can leave.
+    #[error("the request is too long")]
+    TooLarge,
+    /// The next hop of a backend's request is a name. Names are for the backend to resolve.
+    #[error("the request's next hop is a name; the proxy that sent it must resolve it")]
+    NextHopIsName,
+    /// The next hop of a backend's request wants another transport than UDP.
+    #[error("the request's next hop wants a transport other than UDP")]
+    NextHopTransport,
+}
+
+impl Refusal {
+    /// The status code.
+    ///
+    /// What cannot be reached is 500, not 503: a backend may take 503 for the state of this
+    /// forwarder, and send it nothing more (RFC 3261 section 21.5.4).
+    #[must_use]
+    pub const fn code(self) -> u16 {
+        match self {
+            Self::NoVia
+            | Self::BadVia
+            | Self::MissingHeader
+            | Self::AmbiguousHeader
+            | Self::BadMaxForwards
+            | Self::BadNextHop => 400,
+            Self::UnsupportedScheme => 416,
+            Self::Loop => 482,
+            Self::TooManyHops => 483,
+            Self::NextHopIsName | Self::NextHopTransport => 500,
+            Self::TooLarge => 513,
+        }
+    }
+
+    /// The reason phrase.
+    #[must_use]
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::NoVia | Self::BadVia => "Bad Via",
+            Self::MissingHeader => "Missing Header",
+            Self::AmbiguousHeader => "Ambiguous Header",
+            Self::BadMaxForwards => "Bad Max-Forwards",
+            Self::BadNextHop => "Bad Next Hop",
+            Self::UnsupportedScheme => "Unsupported URI Scheme",
+            Self::Loop => "Loop Detected",
+            Self::TooManyHops => "Too Many Hops",
+            Self::NextHopIsName => "Next Hop Is Not an Address",
+            Self::NextHopTransport => "Next Hop Is Not on UDP",
+            Self::TooLarge => "Message Too Large",
+        }
+    }
+}
+
+/// Why a request comes to nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Drop {
+    /// It is a response.
+    #[error("the message is no request")]
+    NotARequest,
+    /// It is an ACK, which nobody answers (RFC 3261 section 8.2.6), and would be refused.
+    #[error("the ACK cannot be forwarded: {0}")]
+    Ack(Refusal),
+}
+
+/// What becomes of a client's request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inward {
+    /// It goes to the backend that the rule says, as the patch says.
+    Forward,
+    /// It is answered.
+    Refuse(Refusal),
+    /// Nothing.
+    Drop(Drop),
+}
+
+/// What becomes of a backend's request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outward {
+    /// It goes to this address, as the patch says.
+    Forward {
+        /// The next hop.
+        destination: SocketAddr,
+    },
+    /// Its next hop is the VIP: it is to be treated like a client's, by [`Proxy::inward`].
+    Spiral,
+    /// It is answered.
+    Refuse(Refusal),
+    /// Nothing.
+    Drop(Drop),
+}
+
+/// Who sent a request, and when.
+#[derive(Clone, Copy)]
+struct Arrival {
+    source: SocketAddr,
+    direction: Direction,
+    unix_seconds: u64,
+}
+
+/// What may end the way of a request early.
+enum Stop {
+    Refusal(Refusal),
+    Spiral,
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refusal(refusal)
+    }
+}
+
+impl Proxy {
+    /// Prepares a request that `client` sent to the VIP for a backend.
+    pub fn inward(
+        &self,
+        sip: &Sip<'_>,
+        client: SocketAddr,
+        unix_seconds: u64,
+        patch: &mut Patch,
+    ) -> Inward {
+        let arrival = Arrival {
+            source: client,
+            direction: Direction::Inward,
+            unix_seconds,
+        };
+        match self.request(sip, arrival, patch) {
+            Outward::Forward { .. } | Outward::Spiral => Inward::Forward,
+            Outward::Refuse(refusal) => Inward::Refuse(refusal),
+            Outward::Drop(drop) => Inward::Drop(drop),
+        }
+    }
+
+    /// Prepares a request that `backend` sent to the VIP for whoever comes next on its way. That the
+    /// sender is a backend is for the caller to know: for anybody else this would be an open relay.
+    pub fn outward(
+        &self,
+        sip: &Sip<'_>,
+        backend: SocketAddr,
+        unix_seconds: u64,
+        patch: &mut Patch,
+    ) -> Outward {
+        let arrival = Arrival {
+            source: backend,
+            direction: Direction::Outward,
+            unix_seconds,
+        };
+        self.request(sip, arrival, patch)
+    }
+
+    fn request(&self, sip: &Sip<'_>, arrival: Arrival, patch: &mut Patch) -> Outward {
+        let StartLine::Request { method, uri } = sip.start else {
+            return Outward::Drop(Drop::NotARequest);
+        };
+        patch.clear();
+        let mut unfolded = mem::take(&mut patch.unfolded);
+        let fields = Fields::read(sip, &mut unfolded);
+        let request = Request {
+            proxy: self,
+            method,
+            uri,
+            arrival,
+            fields,
+        };
+        let outcome = request.forward(patch).and_then(|destination| {
+            patch.finish(sip.bytes().len());
+            if patch.length() > LONGEST_MESSAGE {
+                return Err(Refusal::TooLarge.into());
+            }
+            Ok(destination)
+        });
+        patch.unfolded = unfolded;
+        match outcome {
+            Ok(destination) => Outward::Forward { destination },
+            Err(Stop::Spiral) => Outward::Spiral,
+            Err(Stop::Refusal(refusal)) if method == b"ACK" => Outward::Drop(Drop::Ack(refusal)),
+            Err(Stop::Refusal(refusal)) => Outward::Refuse(refusal),
+        }
+    }
+}
+
+/// A request on its way.
+struct Request<'a> {
+    proxy: &'a Proxy,
+    method: &'a [u8],
+    uri: &'a [u8],
+    arrival: Arrival,
+    fields: Fields<'a>,
+}
+
+impl Request<'_> {
+    /// Writes all changes into `patch`. The destination is the source for a request that goes
+    /// inward, whose destination is not decided here.
+    fn forward(&self, patch: &mut Patch) -> Result<SocketAddr, Stop> {
+        self.check_headers()?;
+        let top = self.top_via()?;
+        let forwards = self.max_forwards()?;
+        let next_route = self.cut_own_routes(patch);
+        let loop_hash = self.loop_hash(next_route.as_ref());
+        self.check_vias(loop_hash)?;
+        let (destination, peer) = match self.arrival.direction {
+            Direction::Inward => (self.arrival.source, 0),
+            Direction::Outward => {
+                let destination = self.destination(next_route)?;
+                (destination, self.proxy.keys.peer(destination.ip()))
+            }
+        };
+        let cookie = Cookie {
+            direction: self.arrival.direction,
+            time: Time::of(self.arrival.unix_seconds),
+            loop_hash,
+            peer,
+            way_back: top.way_back(self.arrival.source),
+        };
+        self.insert_headers(&top, &cookie, forwards, patch);
+        self.mark_via(&top, patch);
+        Ok(destination)
+    }
+
+    /// The headers that every request has are there, once (RFC 3261 section 16.3 item 1).
+    fn check_headers(&self) -> Result<(), Refusal> {
+        let fields = &self.fields;
+        if fields.section.len() > self.proxy.settings.longest_headers {
+            return Err(Refusal::TooLarge);
+        }
+        for single in [&fields.call_id, &fields.from, &fields.to, &fields.cseq] {
+            if fields.value(single).is_empty() {
+                return Err(Refusal::MissingHeader);
+            }
+            if single.again {
+                return Err(Refusal::AmbiguousHeader);
+            }
+        }
+        if fields.max_forwards.again {
+            return Err(Refusal::AmbiguousHeader);
+        }
+        Ok(())
+    }
+
+    fn top_via(&self) -> Result<Via, Refusal> {
+        let element = self.fields.via_elements().next().ok_or(Refusal::NoVia)?;
+        Via::read(self.fields.text, element).ok_or(Refusal::BadVia)
+    }
+
+    /// The number that Max-Forwards becomes; with `None` it becomes 70: it is not there, or is more
+    /// than a request may have, which may be treated alike (RFC 4475 section 3.1.2.4).
+    fn max_forwards(&self) -> Result<Option<u8>, Refusal> {
+        if self.fields.max_forwards.value.is_none() {
+            return Ok(None);
+        }
+        let digits = self.fields.value(&self.fields.max_forwards);
+        if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+            return Err(Refusal::BadMaxForwards);
+        }
+        let number = std::str::from_utf8(digits)
+            .ok()
+            .and_then(|d| d.parse().ok());
+        match number {
+            None => Ok(None),
+            Some(0u8) => Err(Refusal::TooManyHops),
+            Some(number) => Ok(Some(number - 1)),
+        }
+    }
+
+    /// Takes our own elements off the top of the route (RFC 3261 section 16.4). The rest of it begins
+    /// with the element returned.
+    fn cut_own_routes(&self, patch: &mut Patch) -> Option<Range<usize>> {
+        let fields = &self.fields;
+        let mut left = MOST_OWN_ROUTES;
+        for field in fields.lines(Name::Route, fields.routes) {
+            for element in elements(fields.text, field.value.clone()) {
+                if left > 0 && self.is_own_route(element.clone()) {
+                    left -= 1;
+                    continue;
+                }
+                if element.start != field.value.start {
+                    patch.cut(field.value.start..element.start);
+                }
+                return Some(element);
+            }
+            patch.cut(field.line);
+        }
+        None
+    }
+
+    fn is_own_route(&self, element: Range<usize>) -> bool {
+        let route = &self.fields.text[element];
+        address::route_host(route).is_some_and(|(host, port)| self.proxy.is_own(&route[host], port))
+    }
+
+    /// Stands for all that decides where a request goes (RFC 3261 section 16.6 item 8, RFC 5393
+    /// section 4.2): if it comes back with the same, it would go the same way again. Not for our own
+    /// Route, which it had once at most.
+    fn loop_hash(&self, next_route: Option<&Range<usize>>) -> u32 {
+        let fields = &self.fields;
+        let mut hasher = FieldHasher::new(self.proxy.keys.loops);
+        hasher
+            .field(self.uri)
+            .field(address::tag(fields.value(&fields.to)).unwrap_or_default())
+            .field(address::tag(fields.value(&fields.from)).unwrap_or_default())
+            .field(fields.value(&fields.call_id))
+            .field(fields.cseq_number());
+        if let Some(next) = next_route {
+            for field in fields.lines(Name::Route, fields.routes) {
+                let rest = field.value.start.max(next.start)..field.value.end;
+                if !rest.is_empty() {
+                    hasher.field(&fields.text[rest]);
+                }
+            }
+        }
+        for field in fields.lines(Name::ProxyRequire, fields.proxy_requires) {
+            hasher.field(&fields.text[field.value]);
+        }
+        hasher.finish() as u32
+    }
+
+    /// Was this request here before, on the same way (RFC 3261 section 16.3 item 4)? Has it been
+    /// anywhere too often?
+    ///
+    /// The way matters because a backend may send on what it got as it got it: once inward and once
+    /// outward is no loop.
+    fn check_vias(&self, loop_hash: u32) -> Result<(), Refusal> {
+        let Fields { text, .. } = self.fields;
+        for (index, element) in self.fields.via_elements().enumerate() {
+            if index == MOST_VIAS {
+                return Err(Refusal::TooManyHops);
+            }
+            let cookie = Via::read(text, element)
+                .filter(|via| self.proxy.is_own(&text[via.host.clone()], via.port))
+                .and_then(|via| self.open(&text[via.cookie?]));
+            if cookie.is_some_and(|cookie| {
+                cookie.loop_hash == loop_hash && cookie.direction == self.arrival.direction
+            }) {
+                return Err(Refusal::Loop);
+            }
+        }
+        Ok(())
+    }
+
+    fn open(&self, text: &[u8]) -> Option<Cookie> {
+        let call_id = self.fields.value(&self.fields.call_id);
+        Cookie::open(text, &self.proxy.keys, call_id)
+    }
+
+    /// The address of the next Route, or of the Request-URI (RFC 3261 section 16.6 items 6 and 7).
+    fn destination(&self, next_route: Option<Range<usize>>) -> Result<SocketAddr, Stop> {
+        let text = self.fields.text;
+        let uri = next_route.map_or(self.uri, |route| {
+            let uri = address::route_uri(&text[route.clone()]);
+            trim(&text[shift(uri, route.start)])
+        });
+        let scheme = uri.iter().position(|&b| b == b':').unwrap_or(0);
+        let secure = uri[..scheme].eq_ignore_ascii_case(b"sips");
+        if !secure && !uri[..scheme].eq_ignore_ascii_case(b"sip") {
+            return Err(Refusal::UnsupportedScheme.into());
+        }
+        let (host, port) = address::uri_host(uri).ok_or(Refusal::BadNextHop)?;
+        let behind_host = &uri[host.end..];
+        let host = &uri[host];
+        if self.proxy.is_own(host, port) {
+            return Err(Stop::Spiral);
+        }
+        let ip = ip(host).ok_or(Refusal::NextHopIsName)?;
+        let transport = address::parameters(behind_host).find_map(|p| {
+            let (name, value) = p.split_at(p.iter().position(|&b| b == b'=')?);
+            name.eq_ignore_ascii_case(b"transport")
+                .then_some(&value[1..])
+        });
+        if secure || transport.is_some_and(|name| !name.eq_ignore_ascii_case(b"udp")) {
+            return Err(Refusal::NextHopTransport.into());
+        }
+        Ok(SocketAddr::new(ip, port))
+    }
+
+    /// Puts our Via above all headers (RFC 3261 section 16.6 item 8), and above it what else is
+    /// wanted. There it is above every other Via and Record-Route, in whatever order they are.
+    fn insert_headers(&self, top: &Via, cookie: &Cookie, forwards: Option<u8>, patch: &mut Patch) {
+        let Proxy {
+            via,
+            record_route,
+            keys,
+            ..
+        } = self.proxy;
+        let fields = &self.fields;
+        let begin = fields.section.start;
+        patch.replace(begin..begin, |out| {
+            out.extend_from_slice(via.as_bytes());
+            write_hex(self.branch(top), out);
+            out.push(b';');
+            out.extend_from_slice(COOKIE_PARAMETER.as_bytes());
+            out.push(b'=');
+            cookie.seal(keys, fields.value(&fields.call_id), out);
+            out.extend_from_slice(b"\r\n");
+            if self.may_form_dialog() {
+                out.extend_from_slice(record_route.as_bytes());
+            }
+            if fields.max_forwards.value.is_none() {
+                write(out, format_args!("Max-Forwards: {MAX_FORWARDS}\r\n"));
+            }
+        });
+        if let Some(value) = fields.max_forwards.value.clone() {
+            let number = forwards.unwrap_or(MAX_FORWARDS);
+            patch.replace(value, |out| write(out, format_args!("{number}")));
+        }
+    }
+
+    /// Can this request form a dialog, or refresh the route of one (RFC 3261 section 16.6 item 4: also
+    /// inside a dialog, for a client that has lost its route set)?
+    fn may_form_dialog(&self) -> bool {
+        matches!(self.method, b"INVITE" | b"SUBSCRIBE" | b"NOTIFY" | b"REFER")
+    }
+
+    /// The branch of our Via: a pure function of what a request shares with its retransmissions, with
+    /// its CANCEL and with the ACK of a non-2xx, and with nothing else (RFC 3261 section 16.11).
+    ///
+    /// If the sender knows RFC 3261, its own branch says all that. Else it is told by what section
+    /// 17.2.3 compares, but for the tag of To: the ACK has one, the INVITE has none.
+    fn branch(&self, top: &Via) -> u64 {
+        let fields = &self.fields;
+        let mut hasher = FieldHasher::new(self.proxy.keys.branch);
+        hasher.field(fields.value(&fields.call_id));
+        match top.unique_branch(fields.text) {
+            Some(branch) => hasher
+                .field(branch)
+                .field(&fields.text[top.host.clone()])
+                .field(&top.port.to_be_bytes()),
+            None => hasher
+                .field(&fields.text[top.element.clone()])
+                .field(address::tag(fields.value(&fields.from)).unwrap_or_default())
+                .field(fields.cseq_number())
+                .field(self.uri),
+        };
+        hasher.finish()
+    }
+
+    /// Notes in the sender's Via where the request came from: `received` if its sent-by does not say
+    /// so (RFC 3261 section 18.2.1), both `received` and `rport` if it asks (RFC 3581 section 4).
+    fn mark_via(&self, top: &Via, patch: &mut Patch) {
+        let source = self.arrival.source;
+        let source_ip = source.ip().to_canonical();
+        let host = &self.fields.text[top.host.clone()];
+        if let Some(rport) = &top.rport {
+            let name_end = rport.start + b"rport".len();
+            let port = source.port();
+            patch.replace(name_end..rport.end, |out| {
+                write(out, format_args!("={port}"));
+            });
+        }
+        if let Some(received) = &top.received {
+            // The sender cannot know, so it is not believed.
+            patch.replace(received.clone(), |out| write_received(source_ip, out));
+        } else if top.rport.is_some() || ip(host) != Some(source_ip) {
+            let end = top.element.end;
+            patch.replace(end..end, |out| {
+                out.push(b';');
+                write_received(source_ip, out);
+            });
+        }
+    }
+}
+
+fn write_received(ip: IpAddr, out: &mut Vec<u8>) {
+    write(out, format_args!("received={ip}"));
+}
+
+fn write(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
+    // A vector takes everything.
+    drop(out.write_fmt(text));
+}
+
+fn write_hex(number: u64, out: &mut Vec<u8>) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for shift in (0..16).rev() {
+        out.push(DIGITS[(number >> (4 * shift) & 15) as usize]);
+    }
+}
