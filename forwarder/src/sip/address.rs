@@ -78,30 +78,6 @@ pub fn parameter_ranges(text: &[u8]) -> impl Iterator<Item = Range<usize>> {
     })
 }
 
-/// Where the elements of a comma list lie, each without the blanks around it. A comma inside angle
-/// brackets separates nothing: the user part of a URI may hold one (RFC 3261 section 25.1).
-pub fn elements(list: &[u8]) -> impl Iterator<Item = Range<usize>> {
-    let mut bytes = unquoted(list);
-    let mut begin = Some(0);
-    let mut closing = 0;
-    std::iter::from_fn(move || {
-        let from = begin?;
-        let comma = bytes.by_ref().find(|&(at, byte)| {
-            if byte == b'<' && at >= closing {
-                let close = list[at..].iter().position(|&b| b == b'>');
-                // A bracket that is never closed is a byte like any other, and so are all behind it.
-                closing = close.map_or(usize::MAX, |length| at + length);
-            }
-            byte == b',' && (at >= closing || closing == usize::MAX)
-        });
-        begin = comma.map(|(at, _)| at + 1);
-        Some(trim_range(
-            list,
-            from..comma.map_or(list.len(), |(at, _)| at),
-        ))
-    })
-}
-
 /// A range of `text` without blanks around it.
 #[must_use]
 pub fn trim_range(text: &[u8], range: Range<usize>) -> Range<usize> {

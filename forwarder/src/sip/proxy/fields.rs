@@ -158,7 +158,31 @@ impl Several {
 
 /// The elements of a comma list that lies in `text`.
 pub(super) fn elements(text: &[u8], list: Range<usize>) -> impl Iterator<Item = Range<usize>> {
-    address::elements(&text[list.clone()]).map(move |element| shift(element, list.start))
+    split(&text[list.clone()]).map(move |element| shift(element, list.start))
+}
+
+/// Where the elements of a comma list lie, each without the blanks around it. A comma inside angle
+/// brackets separates nothing: the user part of a URI may hold one (RFC 3261 section 25.1).
+fn split(list: &[u8]) -> impl Iterator<Item = Range<usize>> {
+    let mut bytes = address::unquoted(list);
+    let mut begin = Some(0);
+    let mut closing = 0;
+    std::iter::from_fn(move || {
+        let from = begin?;
+        let comma = bytes.by_ref().find(|&(at, byte)| {
+            if byte == b'<' && at >= closing {
+                let close = list[at..].iter().position(|&b| b == b'>');
+                // A bracket that is never closed is a byte like any other, and so are all behind it.
+                closing = close.map_or(usize::MAX, |length| at + length);
+            }
+            byte == b',' && (at >= closing || closing == usize::MAX)
+        });
+        begin = comma.map(|(at, _)| at + 1);
+        Some(trim_range(
+            list,
+            from..comma.map_or(list.len(), |(at, _)| at),
+        ))
+    })
 }
 
 /// A range that counts from `base`, as one that counts from 0.
@@ -182,4 +206,45 @@ fn unfold<'a>(sip: &Sip<'_>, end: usize, copy: &'a mut Vec<u8>) -> &'a [u8] {
         }
     }
     copy
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn cut(list: &str) -> Vec<&str> {
+        split(list.as_bytes()).map(|range| &list[range]).collect()
+    }
+
+    #[test]
+    fn lists_are_cut_at_the_commas_that_separate() {
+        for (list, expected) in [
+            ("a", &["a"][..]),
+            (" a ,b\t, c", &["a", "b", "c"]),
+            (
+                "<sip:a,b@c>, <sip:d>;x=\",\",e",
+                &["<sip:a,b@c>", "<sip:d>;x=\",\"", "e"],
+            ),
+            ("<a,b,<c", &["<a", "b", "<c"]),
+            ("\"a,b", &["\"a", "b"]),
+            (",", &["", ""]),
+            ("", &[""]),
+        ] {
+            assert_eq!(cut(list), expected, "{list}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_lost(list in "[<>,\" a\\\\]{0,30}") {
+            let ranges: Vec<_> = split(list.as_bytes()).collect();
+            let mut at = 0;
+            for range in ranges {
+                prop_assert!(list[at..range.start].bytes().all(|b| b == b' ' || b == b','));
+                at = range.end;
+            }
+            prop_assert!(list[at..].trim().is_empty());
+        }
+    }
 }

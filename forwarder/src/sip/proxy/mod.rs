@@ -12,6 +12,7 @@ mod cookie;
 mod fields;
 mod hash;
 mod patch;
+mod refusal;
 mod request;
 mod response;
 mod via;
@@ -27,7 +28,8 @@ use self::{
 };
 pub use self::{
     patch::{Patch, Piece},
-    request::{Drop, Inward, Outward, Refusal},
+    refusal::{Drop, Refusal},
+    request::{Inward, Outward},
     response::ResponseError,
 };
 
