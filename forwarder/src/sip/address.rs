@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use sip_forwarder_ebpf::scan::DEFAULT_PORT;
 
-use super::headers::{is_blank, trim};
+use super::headers::{find, is_blank, trim};
 
 /// Where a host lies in the bytes it was found in, and the port that belongs to it.
 pub type HostPort = (Range<usize>, u16);
@@ -16,7 +16,7 @@ pub fn unquoted(value: &[u8]) -> Unquoted<'_> {
     Unquoted {
         value,
         at: 0,
-        quotes: true,
+        quote: quote_from(value, 0),
     }
 }
 
@@ -25,25 +25,34 @@ pub fn unquoted(value: &[u8]) -> Unquoted<'_> {
 pub struct Unquoted<'a> {
     value: &'a [u8],
     at: usize,
-    /// Do quotes still mean anything? Cleared by one that is never closed, which also keeps the walk
-    /// linear.
-    quotes: bool,
+    /// Offset of the next quote that opens something; none is left behind one that is never closed,
+    /// which also keeps the walk linear.
+    quote: Option<usize>,
 }
 
 impl Iterator for Unquoted<'_> {
     type Item = (usize, u8);
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        while self.quotes && self.value.get(self.at) == Some(&b'"') {
-            match closing_quote(self.value, self.at) {
-                Some(close) => self.at = close + 1,
-                None => self.quotes = false,
-            }
+        while self.quote == Some(self.at) {
+            self.quote = match closing_quote(self.value, self.at) {
+                Some(close) => {
+                    self.at = close + 1;
+                    quote_from(self.value, self.at)
+                }
+                None => None,
+            };
         }
         let at = self.at;
         self.at += 1;
         self.value.get(at).map(|&byte| (at, byte))
     }
+}
+
+/// Offset of the first quote from `at` on.
+fn quote_from(value: &[u8], at: usize) -> Option<usize> {
+    find(&value[at..], b'"').map(|length| at + length)
 }
 
 /// Offset of the quote that closes the one at `open`.
@@ -66,15 +75,25 @@ pub fn parameters(text: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// Where the [`parameters`] lie.
 pub fn parameter_ranges(text: &[u8]) -> impl Iterator<Item = Range<usize>> {
-    let mut ends = unquoted(text)
-        .filter(|&(_, byte)| byte == b';')
-        .map(|(at, _)| at)
-        .chain([text.len()]);
+    let mut ends = unquoted_semicolons(text).chain([text.len()]);
     let mut begin = ends.next().unwrap_or(text.len());
     ends.map(move |end| {
         let parameter = trim_range(text, begin + 1..end);
         begin = end;
         parameter
+    })
+}
+
+fn unquoted_semicolons(text: &[u8]) -> impl Iterator<Item = usize> {
+    let mut bytes = unquoted(text);
+    std::iter::from_fn(move || {
+        // Without a quote ahead, as nearly always, there is nothing to skip.
+        if bytes.quote.is_some() {
+            return bytes.find(|&(_, byte)| byte == b';').map(|(at, _)| at);
+        }
+        let at = bytes.at + find(text.get(bytes.at..)?, b';')?;
+        bytes.at = at + 1;
+        Some(at)
     })
 }
 
@@ -111,10 +130,13 @@ pub fn has_tag(value: &[u8]) -> bool {
 /// The tag of a To or From; empty if it has a tag without a value.
 #[must_use]
 pub fn tag(value: &[u8]) -> Option<&[u8]> {
-    let own = unquoted(value)
-        .filter(|&(_, byte)| byte == b'>')
-        .last()
-        .map_or(value, |(at, _)| &value[at + 1..]);
+    let bracket = if find(value, b'"').is_some() {
+        unquoted(value).filter(|&(_, byte)| byte == b'>').last()
+    } else {
+        // The usual case, in a quarter of the time.
+        value.iter().rposition(|&b| b == b'>').map(|at| (at, b'>'))
+    };
+    let own = bracket.map_or(value, |(at, _)| &value[at + 1..]);
     let parameter = parameters(own).find(|p| parameter_name(p).eq_ignore_ascii_case(b"tag"))?;
     let equals = parameter.iter().position(|&b| b == b'=');
     Some(equals.map_or(&[], |at| trim(&parameter[at + 1..])))

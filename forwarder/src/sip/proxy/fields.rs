@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::super::{
     address::{self, trim_range},
-    headers::{Line, Lines, Name, Sip},
+    headers::{Line, Lines, Name, Sip, find},
 };
 
 /// Where the headers lie that a proxy looks at.
@@ -167,21 +167,26 @@ fn split(list: &[u8]) -> impl Iterator<Item = Range<usize>> {
     let mut bytes = address::unquoted(list);
     let mut begin = Some(0);
     let mut closing = 0;
+    let mut separates = move |at: usize, byte: u8| {
+        if byte == b'<' && at >= closing {
+            let close = find(&list[at..], b'>');
+            // A bracket that is never closed is a byte like any other, and so are all behind it.
+            closing = close.map_or(usize::MAX, |length| at + length);
+        }
+        byte == b',' && (at >= closing || closing == usize::MAX)
+    };
+    // Nearly always there is one element.
+    let is_list = find(list, b',').is_some();
     std::iter::from_fn(move || {
         let from = begin?;
-        let comma = bytes.by_ref().find(|&(at, byte)| {
-            if byte == b'<' && at >= closing {
-                let close = list[at..].iter().position(|&b| b == b'>');
-                // A bracket that is never closed is a byte like any other, and so are all behind it.
-                closing = close.map_or(usize::MAX, |length| at + length);
-            }
-            byte == b',' && (at >= closing || closing == usize::MAX)
-        });
+        let comma = if is_list {
+            bytes.find(|&(at, byte)| separates(at, byte))
+        } else {
+            None
+        };
+        let end = comma.map_or(list.len(), |(at, _)| at);
         begin = comma.map(|(at, _)| at + 1);
-        Some(trim_range(
-            list,
-            from..comma.map_or(list.len(), |(at, _)| at),
-        ))
+        Some(trim_range(list, from..end))
     })
 }
 

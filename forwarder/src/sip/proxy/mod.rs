@@ -77,6 +77,8 @@ impl Settings {
 pub struct Proxy {
     settings: Settings,
     keys: Keys,
+    /// The host in our sent-by.
+    host: String,
     /// Our Via up to what a request makes of it.
     via: String,
     /// Our Record-Route line; empty if there is to be none.
@@ -104,6 +106,7 @@ impl Proxy {
             keys: Keys::derive(settings.key, own),
             via: format!("Via: SIP/2.0/UDP {host}:{port};branch={magic}"),
             record_route,
+            host,
             settings,
         }
     }
@@ -113,8 +116,12 @@ impl Proxy {
         if port != self.settings.own.port() {
             return false;
         }
-        let advertised = self.settings.advertised.as_ref();
-        advertised.is_some_and(|name| host.eq_ignore_ascii_case(name.as_bytes()))
-            || ip(host) == Some(self.settings.own.ip())
+        if host.eq_ignore_ascii_case(self.host.as_bytes()) {
+            return true;
+        }
+        // An IPv4 address is written in one way only; an IPv6 address is not. With a name advertised,
+        // its address is ours as well.
+        (self.settings.advertised.is_some() || host.first() == Some(&b'['))
+            && ip(host) == Some(self.settings.own.ip())
     }
 }

@@ -291,8 +291,12 @@ impl Request<'_> {
             if index == MOST_VIAS {
                 return Err(Refusal::TooManyHops);
             }
-            let cookie = Via::read(text, element)
-                .filter(|via| self.proxy.is_own(&text[via.host.clone()], via.port))
+            let bytes = &text[element.clone()];
+            let own = address::sent_by(bytes)
+                .is_some_and(|(host, port)| self.proxy.is_own(&bytes[host], port));
+            let cookie = own
+                .then(|| Via::read(text, element))
+                .flatten()
                 .and_then(|via| self.open(&text[via.cookie?]));
             if cookie.is_some_and(|cookie| {
                 cookie.loop_hash == loop_hash && cookie.direction == self.arrival.direction

@@ -48,7 +48,7 @@ fn our_via_is_cut_off_and_nothing_else() {
 
 #[test]
 fn with_rport_a_response_goes_to_the_port_the_request_came_from() {
-    let original = request("INVITE sip:b@y", &VIA.replace(";", ";rport;"), "");
+    let original = request("INVITE sip:b@y", &VIA.replace(';', ";rport;"), "");
     let (via, _) = split_own_via(&inward(&proxy(), original.as_bytes(), CLIENT).unwrap());
     let (_, to) = response(&proxy(), answer(&format!("{via}{VIA}")).as_bytes(), 0).unwrap();
     assert_eq!(to, address(CLIENT));
