@@ -44,7 +44,7 @@ impl FieldHasher {
 /// The keys that are derived from the key of the cluster: one for each use, so that what is shown
 /// for one says nothing about another, and others for each service, so that nothing of one is
 /// accepted by another.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Keys {
     pub(super) branch: [u64; 2],
     pub(super) loops: [u64; 2],

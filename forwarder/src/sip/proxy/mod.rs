@@ -28,13 +28,13 @@ use self::{
 };
 pub use self::{
     patch::{Patch, Piece},
-    refusal::{Drop, Refusal},
+    refusal::{DropReason, Refusal},
     request::{Inward, Outward},
     response::ResponseError,
 };
 
-/// What a service in this mode is set to.
-#[derive(Clone, Debug)]
+/// What a service in this mode is set to. It holds a secret, and so is not for printing.
+#[derive(Clone)]
 pub struct Settings {
     /// The VIP and its port.
     pub own: SocketAddr,
@@ -73,7 +73,7 @@ impl Settings {
 }
 
 /// The proxy of a service.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Proxy {
     settings: Settings,
     keys: Keys,

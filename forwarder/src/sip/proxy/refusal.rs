@@ -85,7 +85,7 @@ impl Refusal {
 
 /// Why a request comes to nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Drop {
+pub enum DropReason {
     /// It is a response.
     #[error("the message is no request")]
     NotARequest,

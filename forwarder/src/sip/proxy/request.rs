@@ -12,7 +12,7 @@ use super::{
     cookie::{Cookie, Direction, Time},
     fields::{Fields, elements, shift},
     hash::FieldHasher,
-    refusal::{Drop, Refusal},
+    refusal::{DropReason, Refusal},
     via::{Via, ip},
 };
 use crate::sip::{
@@ -37,7 +37,7 @@ pub enum Inward {
     /// It is answered.
     Refuse(Refusal),
     /// Nothing.
-    Drop(Drop),
+    Drop(DropReason),
 }
 
 /// What becomes of a backend's request.
@@ -53,7 +53,7 @@ pub enum Outward {
     /// It is answered.
     Refuse(Refusal),
     /// Nothing.
-    Drop(Drop),
+    Drop(DropReason),
 }
 
 /// Who sent a request, and when.
@@ -116,7 +116,7 @@ impl Proxy {
 
     fn request(&self, sip: &Sip<'_>, arrival: Arrival, patch: &mut Patch) -> Outward {
         let StartLine::Request { method, uri } = sip.start else {
-            return Outward::Drop(Drop::NotARequest);
+            return Outward::Drop(DropReason::NotARequest);
         };
         patch.clear();
         let mut unfolded = mem::take(&mut patch.unfolded);
@@ -139,7 +139,9 @@ impl Proxy {
         match outcome {
             Ok(destination) => Outward::Forward { destination },
             Err(Stop::Spiral) => Outward::Spiral,
-            Err(Stop::Refusal(refusal)) if method == b"ACK" => Outward::Drop(Drop::Ack(refusal)),
+            Err(Stop::Refusal(refusal)) if method == b"ACK" => {
+                Outward::Drop(DropReason::Ack(refusal))
+            }
             Err(Stop::Refusal(refusal)) => Outward::Refuse(refusal),
         }
     }

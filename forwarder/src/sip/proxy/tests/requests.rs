@@ -252,7 +252,7 @@ fn a_request_that_lacks_something_is_refused_but_for_an_ack() {
         for method in ["INVITE", "ACK"] {
             let original = request(&format!("{method} sip:b@y"), VIA, "").replace(line, "");
             let expected = match method {
-                "ACK" => Inward::Drop(Drop::Ack(refusal)),
+                "ACK" => Inward::Drop(DropReason::Ack(refusal)),
                 _ => Inward::Refuse(refusal),
             };
             let done = inward(&proxy(), original.as_bytes(), CLIENT);
@@ -267,7 +267,7 @@ fn a_request_that_lacks_something_is_refused_but_for_an_ack() {
     let done = inward(&proxy(), garbage.as_bytes(), CLIENT);
     assert_eq!(done, Err(Inward::Refuse(Refusal::BadVia)));
     let done = inward(&proxy(), b"SIP/2.0 200 OK\r\n\r\n", CLIENT);
-    assert_eq!(done, Err(Inward::Drop(Drop::NotARequest)));
+    assert_eq!(done, Err(Inward::Drop(DropReason::NotARequest)));
 }
 
 #[test]
@@ -318,7 +318,10 @@ fn a_loop_is_found_and_a_spiral_passes() {
     let listed = back.replacen("branch=z9hG4bK1\r\nVia: ", "branch=z9hG4bK1, ", 1);
     assert_eq!(again(&listed), found);
     let ack = back.replace("INVITE sip", "ACK sip");
-    assert_eq!(again(&ack), Some(Inward::Drop(Drop::Ack(Refusal::Loop))));
+    assert_eq!(
+        again(&ack),
+        Some(Inward::Drop(DropReason::Ack(Refusal::Loop)))
+    );
     // With another destination or of another call it is no loop; nor is a cookie of somebody else's.
     for (from, to) in [
         ("sip:b@y SIP", "sip:c@y SIP"),
