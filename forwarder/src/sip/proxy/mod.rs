@@ -11,6 +11,7 @@
 mod cookie;
 mod fields;
 mod hash;
+mod identity;
 mod patch;
 mod refusal;
 mod request;

@@ -1,3 +1,4 @@
+mod identity;
 mod properties;
 mod requests;
 mod responses;
