@@ -1,7 +1,7 @@
 //! Mode `proxy`: a stateless proxy (RFC 3261 section 16.11), as a change to messages and without I/O.
 //!
 //! A request gets a Via of ours on top, so that its response comes back here; the response loses it
-//! and goes where the cookie in it says ([`cookie`]). Nothing is remembered between messages. What is
+//! and goes where the cookie in it says (`cookie`). Nothing is remembered between messages. What is
 //! not changed leaves byte by byte as it came: a change is a [`Patch`].
 //!
 //! What this proxy leaves to the backends, being one with them to everybody else: Proxy-Require,
@@ -53,7 +53,7 @@ pub struct Settings {
 
 impl Settings {
     /// An INVITE may ring for long, and be answered after an hour in a queue; a shorter lifetime would
-    /// gain nothing against forgers (see [`cookie`]).
+    /// gain nothing against forgers (see `cookie`).
     pub const LIFETIME: u64 = 3600;
 
     /// Ten times what real calls have.
