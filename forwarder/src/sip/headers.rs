@@ -134,6 +134,7 @@ pub const fn is_blank(byte: u8) -> bool {
 /// Offset of the first `wanted`. Eight bytes at a time: finding line ends is most of what reading a
 /// message costs.
 #[must_use]
+#[inline]
 pub fn find(bytes: &[u8], wanted: u8) -> Option<usize> {
     const LOW: u64 = 0x0101_0101_0101_0101;
     let pattern = LOW * u64::from(wanted);
@@ -164,6 +165,7 @@ pub fn trim(bytes: &[u8]) -> &[u8] {
 }
 
 /// The first line without its ending (CRLF or LF alone), and what follows it.
+#[inline]
 fn cut_line(bytes: &[u8]) -> (&[u8], &[u8]) {
     let (line, rest) = match find(bytes, b'\n') {
         Some(feed) => (&bytes[..feed], &bytes[feed + 1..]),

@@ -21,6 +21,7 @@ impl FieldHasher {
     }
 
     /// Takes in a field.
+    #[inline]
     pub(super) fn field(&mut self, bytes: &[u8]) -> &mut Self {
         self.fields += 1;
         self.hasher.word(bytes.len() as u64);

@@ -2,9 +2,7 @@
 
 use std::ops::Range;
 
-use super::{
-    cookie::Cookie, fields::Fields, hash::FieldHasher, refusal::Refusal, request::Request, via::Via,
-};
+use super::{cookie::Cookie, hash::FieldHasher, refusal::Refusal, request::Request, via::Via};
 use crate::sip::{address, headers::Name};
 
 /// More hops than Max-Forwards would allow.
@@ -60,31 +58,40 @@ impl Request<'_> {
         hasher.finish() as u32
     }
 
-    /// Was this request here before, on the same way (RFC 3261 section 16.3 item 4)? Has it been
-    /// anywhere too often?
+    /// The first Via. Was this request here before, on the same way (RFC 3261 section 16.3 item 4)?
+    /// Has it been anywhere too often?
     ///
     /// The way matters because a backend may send on what it got as it got it: once inward and once
     /// outward is no loop.
-    pub(super) fn check_vias(&self, loop_hash: u32) -> Result<(), Refusal> {
-        let Fields { text, .. } = self.fields;
-        for (index, element) in self.fields.via_elements().enumerate() {
-            if index == MOST_VIAS {
+    pub(super) fn check_vias(&self, loop_hash: u32) -> Result<Via, Refusal> {
+        let text = self.fields.text;
+        let mut elements = self.fields.via_elements();
+        let first = elements.next().ok_or(Refusal::NoVia)?;
+        let top = Via::read(text, first).ok_or(Refusal::BadVia)?;
+        if self.is_loop(&top, loop_hash) {
+            return Err(Refusal::Loop);
+        }
+        for (index, element) in elements.enumerate() {
+            if index + 1 == MOST_VIAS {
                 return Err(Refusal::TooManyHops);
             }
-            let bytes = &text[element.clone()];
-            let own = address::sent_by(bytes)
-                .is_some_and(|(host, port)| self.proxy.is_own(&bytes[host], port));
-            let cookie = own
-                .then(|| Via::read(text, element))
-                .flatten()
-                .and_then(|via| self.open(&text[via.cookie?]));
-            if cookie.is_some_and(|cookie| {
-                cookie.loop_hash == loop_hash && cookie.direction == self.arrival.direction
-            }) {
+            if Via::read(text, element).is_some_and(|via| self.is_loop(&via, loop_hash)) {
                 return Err(Refusal::Loop);
             }
         }
-        Ok(())
+        Ok(top)
+    }
+
+    /// Did we write this Via for the same request on the same way?
+    fn is_loop(&self, via: &Via, loop_hash: u32) -> bool {
+        let text = self.fields.text;
+        via.cookie
+            .clone()
+            .filter(|_| self.proxy.is_own(&text[via.host.clone()], via.port))
+            .and_then(|cookie| self.open(&text[cookie]))
+            .is_some_and(|cookie| {
+                cookie.loop_hash == loop_hash && cookie.direction == self.arrival.direction
+            })
     }
 
     fn open(&self, text: &[u8]) -> Option<Cookie> {

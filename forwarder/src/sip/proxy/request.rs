@@ -158,11 +158,10 @@ impl Request<'_> {
     /// inward, whose destination is not decided here.
     fn forward(&self, patch: &mut Patch) -> Result<SocketAddr, Stop> {
         self.check_headers()?;
-        let top = self.top_via()?;
         let forwards = self.max_forwards()?;
         let next_route = self.cut_own_routes(patch);
         let loop_hash = self.loop_hash(next_route.as_ref());
-        self.check_vias(loop_hash)?;
+        let top = self.check_vias(loop_hash)?;
         let (destination, peer) = match self.arrival.direction {
             Direction::Inward => (self.arrival.source, 0),
             Direction::Outward => {
@@ -200,11 +199,6 @@ impl Request<'_> {
             return Err(Refusal::AmbiguousHeader);
         }
         Ok(())
-    }
-
-    fn top_via(&self) -> Result<Via, Refusal> {
-        let element = self.fields.via_elements().next().ok_or(Refusal::NoVia)?;
-        Via::read(self.fields.text, element).ok_or(Refusal::BadVia)
     }
 
     /// The number that Max-Forwards becomes; with `None` it becomes 70: it is not there, or is more
