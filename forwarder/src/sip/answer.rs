@@ -25,7 +25,7 @@ pub struct Answer {
 /// header that every answer must repeat.
 #[must_use]
 pub fn options(sip: &Sip<'_>, client: SocketAddr) -> Option<Answer> {
-    let mut headers = repeated(sip, client, None)?;
+    let mut headers = repeated(sip, client, None).complete()?;
     headers.push(Header::Allow(Allow::new("OPTIONS")));
     headers.push(Header::Accept(Accept::new("application/sdp")));
     finish(sip, client, headers, rsip::StatusCode::OK)
@@ -41,10 +41,26 @@ pub fn unavailable(
     retry_after: u16,
     to_tag: Option<&str>,
 ) -> Option<Answer> {
-    let mut headers = repeated(sip, client, to_tag)?;
+    let mut headers = repeated(sip, client, to_tag).complete()?;
     headers.push(Header::RetryAfter(RetryAfter::new(retry_after.to_string())));
     // rsip would write the reason as one word.
     let status = rsip::StatusCode::Other(503, "Service Unavailable".into());
+    finish(sip, client, headers, status)
+}
+
+/// Refuses a request of `client` with any final status. What every answer must repeat is repeated as
+/// far as it is there, for a request may be refused because it is not. `None` if the request has no
+/// Via, by which alone the client would know the answer.
+#[must_use]
+pub fn refuse(
+    sip: &Sip<'_>,
+    client: SocketAddr,
+    code: u16,
+    reason: &str,
+    to_tag: Option<&str>,
+) -> Option<Answer> {
+    let status = rsip::StatusCode::Other(code, reason.into());
+    let headers = repeated(sip, client, to_tag).headers;
     finish(sip, client, headers, status)
 }
 
@@ -67,8 +83,21 @@ fn finish(
     })
 }
 
-/// The headers that an answer repeats (RFC 3261 section 8.2.6.2).
-fn repeated(sip: &Sip<'_>, client: SocketAddr, to_tag: Option<&str>) -> Option<Vec<Header>> {
+/// The headers that an answer repeats.
+struct Repeated {
+    headers: Vec<Header>,
+    /// Are all of them there?
+    complete: bool,
+}
+
+impl Repeated {
+    fn complete(self) -> Option<Vec<Header>> {
+        self.complete.then_some(self.headers)
+    }
+}
+
+/// Gathers the headers that an answer repeats (RFC 3261 section 8.2.6.2).
+fn repeated(sip: &Sip<'_>, client: SocketAddr, to_tag: Option<&str>) -> Repeated {
     let mut vias = Vec::new();
     let (mut from, mut to, mut call_id, mut cseq) = (None, None, None, None);
     for header in sip.headers() {
@@ -80,27 +109,33 @@ fn repeated(sip: &Sip<'_>, client: SocketAddr, to_tag: Option<&str>) -> Option<V
             Name::To => drop(to.get_or_insert_with(text)),
             Name::CallId => drop(call_id.get_or_insert_with(text)),
             Name::CSeq => drop(cseq.get_or_insert_with(text)),
-            Name::Route | Name::RetryAfter | Name::Other => {}
+            _ => {}
         }
     }
-    let (mut to, call_id) = (to?, call_id?);
-    if vias.is_empty() {
-        return None;
-    }
-    if !address::has_tag(to.as_bytes()) {
+    let to = to.map(|to| {
+        if address::has_tag(to.as_bytes()) {
+            return to;
+        }
         // A repeated request gets the same tag (section 8.2.7).
         let tag = to_tag.map_or_else(
-            || format!("{:016x}", digest([0, 0], call_id.as_bytes()).0),
+            || {
+                let call_id = call_id.as_deref().unwrap_or_default();
+                format!("{:016x}", digest([0, 0], call_id.as_bytes()).0)
+            },
             str::to_owned,
         );
-        to = format!("{to};tag={tag}");
-    }
+        format!("{to};tag={tag}")
+    });
+    let complete = !vias.is_empty()
+        && [&from, &to, &call_id, &cseq]
+            .iter()
+            .all(|value| value.is_some());
     let mut headers: Vec<Header> = vias.into_iter().map(|v| Header::Via(Via::new(v))).collect();
-    headers.push(Header::From(From::new(from?)));
-    headers.push(Header::To(To::new(to)));
-    headers.push(Header::CallId(CallId::new(call_id)));
-    headers.push(Header::CSeq(CSeq::new(cseq?)));
-    Some(headers)
+    headers.extend(from.map(|from| Header::From(From::new(from))));
+    headers.extend(to.map(|to| Header::To(To::new(to))));
+    headers.extend(call_id.map(|call_id| Header::CallId(CallId::new(call_id))));
+    headers.extend(cseq.map(|cseq| Header::CSeq(CSeq::new(cseq))));
+    Repeated { headers, complete }
 }
 
 /// The top Via as the server transport marks it: `received` where the sent-by is not the source
@@ -243,6 +278,21 @@ mod tests {
         let client = "[2001:db8::1]:5060".parse().unwrap();
         let via = "SIP/2.0/UDP [2001:DB8:0::1];branch=z";
         assert_eq!(top_via(via, client), via);
+    }
+
+    #[test]
+    fn a_refusal_repeats_what_there_is() {
+        let client = CLIENT.parse().unwrap();
+        let request = b"INVITE sip:b SIP/2.0\r\nVia: SIP/2.0/UDP a\r\nTo: <sip:b>\r\n\r\n";
+        let sip = Sip::cut(request).unwrap();
+        let answer = refuse(&sip, client, 400, "Missing Header", Some("own")).unwrap();
+        assert_eq!(
+            String::from_utf8(answer.bytes).unwrap(),
+            "SIP/2.0 400 Missing Header\r\nVia: SIP/2.0/UDP a;received=192.0.2.9\r\n\
+            To: <sip:b>;tag=own\r\nContent-Length: 0\r\n\r\n"
+        );
+        let sip = Sip::cut(b"INVITE sip:b SIP/2.0\r\nTo: <sip:b>\r\n\r\n").unwrap();
+        assert_eq!(refuse(&sip, client, 400, "Bad Via", None), None);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 pub mod address;
 pub mod answer;
 pub mod headers;
+pub mod proxy;
 pub mod reader;
 pub mod stun;
 

@@ -85,7 +85,11 @@ impl<'a> Tops<'a> {
                 Name::From => &mut tops.from,
                 Name::Via => &mut tops.via,
                 Name::Route => &mut tops.route,
-                Name::CSeq | Name::RetryAfter | Name::Other => continue,
+                Name::CSeq
+                | Name::RetryAfter
+                | Name::MaxForwards
+                | Name::ProxyRequire
+                | Name::Other => continue,
             };
             top.get_or_insert(header.value);
         }
