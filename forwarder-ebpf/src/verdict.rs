@@ -98,12 +98,19 @@ pub enum Verdict {
     DroppedSend = 64,
     DroppedTableFault = 65,
     DroppedOverload = 66,
+    DroppedResponseNotOurs = 67,
+    DroppedResponseForged = 68,
+    DroppedResponseExpired = 69,
+    DroppedResponseSender = 70,
+    DroppedResponseUnreadable = 71,
+    DroppedRequest = 72,
 
     AnsweredKeepAlive = 80,
     AnsweredStun = 81,
     AnsweredOptions = 82,
     AnsweredRefusal = 83,
     AnsweredRefusalAck = 84,
+    AnsweredFault = 85,
 }
 
 /// One line of the table.
@@ -424,6 +431,42 @@ pub const TABLE: &[Entry] = &[
         "A new call while no backend takes any, dropped because of `overload = \"drop\"`. Look why in `status`.",
     ),
     entry(
+        Verdict::DroppedResponseNotOurs,
+        Outcome::Dropped,
+        "response-not-ours",
+        "Mode proxy: a response whose first Via is somebody else's (RFC 3261 section 18.1.2).",
+    ),
+    entry(
+        Verdict::DroppedResponseForged,
+        Outcome::Dropped,
+        "response-forged",
+        "Mode proxy: a response whose first Via has our name, but no cookie that we made for this call.",
+    ),
+    entry(
+        Verdict::DroppedResponseExpired,
+        Outcome::Dropped,
+        "response-expired",
+        "Mode proxy: a response to a request too long ago.",
+    ),
+    entry(
+        Verdict::DroppedResponseSender,
+        Outcome::Dropped,
+        "response-sender",
+        "Mode proxy: a response from somewhere else than its request was sent to.",
+    ),
+    entry(
+        Verdict::DroppedResponseUnreadable,
+        Outcome::Dropped,
+        "response-unreadable",
+        "Mode proxy: a response without a Via that can be read, or one for nobody but the forwarder.",
+    ),
+    entry(
+        Verdict::DroppedRequest,
+        Outcome::Dropped,
+        "dropped-request",
+        "Mode proxy: a request that cannot be sent on, and cannot be answered: an ACK, or one without Via.",
+    ),
+    entry(
         Verdict::AnsweredKeepAlive,
         Outcome::Answered,
         "keep-alive",
@@ -452,6 +495,12 @@ pub const TABLE: &[Entry] = &[
         Outcome::Answered,
         "refused-ack",
         "The ACK of such a 503, absorbed.",
+    ),
+    entry(
+        Verdict::AnsweredFault,
+        Outcome::Answered,
+        "answered-fault",
+        "Mode proxy: a request that may not be sent on, answered with what RFC 3261 section 16.3 names.",
     ),
 ];
 

@@ -11,6 +11,7 @@ mod heartbeats;
 mod next_hops;
 mod orders;
 mod packets;
+mod proxy_mode;
 mod rule;
 mod shares;
 mod slow_path;
@@ -31,6 +32,7 @@ fn main() {
         verdict_docs::trials(),
         packets::trials(),
         rule::trials(),
+        proxy_mode::trials(),
         torture::trials(),
         fuzz_seeds::trials(),
         truncation::trials(),

@@ -104,6 +104,8 @@ pub(crate) fn config(family: Family) -> Config {
             name: "lab".to_owned(),
             vip: SocketAddr::new(vip(family), SIP_PORT),
             mode: Mode::Nat,
+            record_route: false,
+            advertise: None,
             key: Key::CallId,
             register_key: Key::CallId,
             spread: Spread::default(),

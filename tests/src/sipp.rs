@@ -171,7 +171,7 @@ impl Uas {
     pub fn start_all(lab: &Lab, family: Family) -> Result<Vec<Self>> {
         (1..=lab.proxies())
             .map(Host::Proxy)
-            .map(|host| Self::start(lab, host, host.socket(family, 5060)))
+            .map(|host| Self::start(lab, host, lab.socket(host, family, 5060)))
             .collect()
     }
 
@@ -202,7 +202,7 @@ impl Uac {
     pub fn start(lab: &Lab, options: &CallOptions, target: SocketAddr) -> Result<Self> {
         let stem = format!("uac-{}", unique());
         let file = |kind: &str| lab.dir().join(format!("{stem}.{kind}"));
-        let own = Host::Client.socket(options.family, options.local_port);
+        let own = lab.socket(Host::Client, options.family, options.local_port);
         let scenario = options.patience.map_or(UAC, |_| PATIENT_UAC);
         let mut command = sipp(lab, Host::Client, &stem, scenario, own)?;
         command

@@ -83,14 +83,11 @@ struct Messages {
 impl Demo {
     pub(crate) fn run(&self) -> anyhow::Result<Outcome> {
         let backends = self.backend_count()?;
-        if !is_root() {
-            bail!("the demo needs root for network namespaces and XDP: sudo cargo xtask demo");
-        }
-        setup::lab_programs()?;
-        let daemon = program::daemon()?;
-        let lab = Lab::new(backends)?;
-        lab.accept_xdp(&program::program()?)?;
-        let mut spec = DaemonSpec::of_lab(daemon, &lab, self.family());
+        let (lab, mut spec) = if is_root() {
+            self.in_namespaces(backends)?
+        } else {
+            self.on_loopback(backends)?
+        };
         for (backend, &weight) in spec.services[0].backends.iter_mut().zip(&self.weights) {
             backend.weight = u32::from(weight);
         }
@@ -107,6 +104,35 @@ impl Demo {
         self.show(&summary)?;
         let good = summary.failed == 0 && summary.split_calls == 0;
         Ok(if good { Outcome::Done } else { Outcome::Failed })
+    }
+
+    /// XDP, in network namespaces.
+    fn in_namespaces(&self, backends: u8) -> anyhow::Result<(Lab, DaemonSpec)> {
+        setup::lab_programs()?;
+        let daemon = program::daemon()?;
+        let lab = Lab::new(backends)?;
+        lab.accept_xdp(&program::program()?)?;
+        let spec = DaemonSpec::of_lab(daemon, &lab, self.family());
+        Ok((lab, spec))
+    }
+
+    /// The workers alone, on the loopback: what can be had without root.
+    fn on_loopback(&self, backends: u8) -> anyhow::Result<(Lab, DaemonSpec)> {
+        if self.ipv6 || self.backend == BackendKind::Kamailio {
+            bail!(
+                "--ipv6 and --backend kamailio need network namespaces, so root: sudo cargo xtask demo"
+            );
+        }
+        say(
+            "not root: the workers forward alone, in mode proxy on the loopback. With root the calls go through XDP, in network namespaces: sudo cargo xtask demo",
+        );
+        setup::sipp()?;
+        let daemon = program::userspace_daemon()?;
+        let lab = Lab::on_loopback(backends)?;
+        let mut spec = DaemonSpec::of_lab(daemon, &lab, Family::V4);
+        spec.userspace = true;
+        spec.services[0].extra = "mode = \"proxy\"\n".into();
+        Ok((lab, spec))
     }
 
     const fn family(&self) -> Family {
@@ -138,7 +164,7 @@ impl Demo {
             ProgressStyle::with_template("{bar:40} {pos}/{len} calls  {msg}")
                 .unwrap_or_else(|_| ProgressStyle::default_bar()),
         );
-        let vip = std::net::SocketAddr::new(sip_forwarder_tests::lab::vip(self.family()), SIP_PORT);
+        let vip = std::net::SocketAddr::new(lab.vip(self.family()), SIP_PORT);
         let report = sipp::run_calls(lab, &options, vip, &proxies.logs(), &mut |progress| {
             bar.set_position(progress.completed());
             bar.set_message(format!(

@@ -82,6 +82,11 @@ fn compile(toolchain: &Toolchain, target_dir: &Path) -> anyhow::Result<()> {
 /// Builds the daemon with the XDP program inside, and returns its file.
 pub(crate) fn daemon() -> anyhow::Result<PathBuf> {
     program()?;
+    userspace_daemon()
+}
+
+/// Builds the daemon with the XDP program inside if that is built already, and returns its file.
+pub(crate) fn userspace_daemon() -> anyhow::Result<PathBuf> {
     say("building sip-forwarder");
     run(cargo().args([
         "build",

@@ -240,6 +240,15 @@ pub(crate) fn lab_programs() -> anyhow::Result<()> {
     }
 }
 
+/// Makes sure of SIPp, all that the loopback needs.
+pub(crate) fn sipp() -> anyhow::Result<()> {
+    if on_path("sipp") {
+        Ok(())
+    } else {
+        install(&["sip-tester"], "to make calls")
+    }
+}
+
 /// Makes sure of nginx with its stream module, which benchmarks measure.
 pub(crate) fn nginx() -> anyhow::Result<()> {
     let module = Path::new("/usr/lib/nginx/modules/ngx_stream_module.so");

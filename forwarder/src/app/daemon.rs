@@ -20,15 +20,16 @@ use super::{
 };
 use crate::{
     api::{Refusal, Reloaded, Server, TcpApi},
-    config::{self, Config, Dataplane},
+    config::{self, Config, Dataplane, Mode},
     control::numbering::Numbering,
     dataplane::pins::Pins,
     heartbeat,
     probe::Probed,
+    sip::proxy::{self, Proxy},
     slowpath::{
         Managed, Manners,
         counters::Counters,
-        worker::{WorkerError, Workers},
+        worker::{Listen, Manner, WorkerError, Workers},
     },
     state::{self, State, StateDir},
 };
@@ -91,7 +92,7 @@ async fn serve(
         state_dir,
         state,
         saved: None,
-        served: vips(&config),
+        served: served(&config),
         config,
         ground,
         conductor,
@@ -165,8 +166,8 @@ pub(super) struct Daemon {
     picture: Picture,
     pub(super) desk: Arc<Desk>,
     pub(super) workers: Option<Workers>,
-    /// The VIPs the workers listen on.
-    pub(super) served: Vec<(String, std::net::SocketAddr)>,
+    /// What the workers were started with.
+    pub(super) served: Vec<Served>,
 }
 
 impl Daemon {
@@ -361,15 +362,27 @@ impl Daemon {
     }
 }
 
-/// The VIPs of all services, by name.
-pub(super) fn vips(config: &Config) -> Vec<(String, std::net::SocketAddr)> {
-    let mut vips: Vec<_> = config
+/// What the workers know of a service: they are started anew when it changes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Served {
+    name: String,
+    vip: std::net::SocketAddr,
+    mode: String,
+}
+
+/// What the workers know of all services.
+pub(super) fn served(config: &Config) -> Vec<Served> {
+    let mut served: Vec<_> = config
         .services
         .iter()
-        .map(|s| (s.name.clone(), s.vip))
+        .map(|s| Served {
+            name: s.name.clone(),
+            vip: s.vip,
+            mode: format!("{:?} {} {:?}", s.mode, s.record_route, s.advertise),
+        })
         .collect();
-    vips.sort();
-    vips
+    served.sort();
+    served
 }
 
 /// For how long an affinity entry may be a call that is up, in seconds, by its backend's number.
@@ -396,9 +409,28 @@ pub(super) fn start_workers(
     let vips: Vec<_> = config
         .services
         .iter()
-        .filter_map(|s| Some((ServiceId(numbering.service(&s.name)?), s.vip)))
+        .filter_map(|s| {
+            Some(Listen {
+                service: ServiceId(numbering.service(&s.name)?),
+                vip: s.vip,
+                manner: manner(s, state.hash_key),
+            })
+        })
         .collect();
     Workers::start(&vips, worker_count(config), Arc::clone(tables) as _)
+}
+
+/// How a service's messages are sent on.
+fn manner(service: &config::Service, key: [u64; 2]) -> Manner {
+    match service.mode {
+        Mode::Nat => Manner::Transparent,
+        Mode::Proxy => {
+            let mut settings = proxy::Settings::new(service.vip, key);
+            settings.advertised.clone_from(&service.advertise);
+            settings.record_route = service.record_route;
+            Manner::Proxy(Arc::new(Proxy::new(settings)))
+        }
+    }
 }
 
 /// As many workers as configured, or one for each core.

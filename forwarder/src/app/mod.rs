@@ -22,7 +22,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     api::TcpApi,
-    config::{self, Config},
+    config::{self, Config, Dataplane},
     dataplane::{environment, nexthop::Resolver, object, pins::Pins},
 };
 
@@ -30,9 +30,12 @@ use crate::{
 pub fn run(path: &Path) -> anyhow::Result<()> {
     start_log();
     let config = config::load(path)?;
+    let runtime = runtime()?;
+    if config.forwarder.dataplane == Dataplane::Userspace {
+        return runtime.block_on(daemon::run(path, config, &[]));
+    }
     let object = object::embedded()?;
     environment::check(&config)?;
-    let runtime = runtime()?;
     // Where traffic flows already, one lost route must not keep the daemon from starting.
     if !Pins::at(&config.forwarder.bpf_dir).exist() {
         runtime.block_on(check_routes(&config))?;
@@ -47,9 +50,11 @@ pub fn check(path: &Path) -> anyhow::Result<()> {
     if let Some(heartbeats) = &config.heartbeats {
         health::masters(heartbeats)?;
     }
-    environment::check(&config)?;
-    runtime()?.block_on(check_routes(&config))?;
-    object::embedded()?;
+    if config.forwarder.dataplane == Dataplane::Xdp {
+        environment::check(&config)?;
+        runtime()?.block_on(check_routes(&config))?;
+        object::embedded()?;
+    }
     let backends: usize = config.services.iter().map(|s| s.backends.len()).sum();
     say(&format!(
         "{}: {} services, {backends} backends, ready to run\n",

@@ -3,10 +3,10 @@
 
 use std::{fmt::Debug, sync::Arc};
 
-use super::daemon::{Daemon, manners, settle_by_number, start_workers, vips};
+use super::daemon::{Daemon, manners, served, settle_by_number, start_workers};
 use crate::{
     api::{Refusal, Reloaded},
-    config::{self, Config, Service},
+    config::{self, Config, Dataplane, Service},
     dataplane::environment,
 };
 
@@ -15,7 +15,9 @@ pub(super) async fn reload(daemon: &mut Daemon) -> Result<Reloaded, Refusal> {
     let invalid = |error: anyhow::Error| Refusal::Invalid(format!("{error:#}"));
     let config = config::load(&daemon.config_file).map_err(|e| invalid(e.into()))?;
     refuse_what_needs_a_restart(&daemon.config, &config).map_err(Refusal::Invalid)?;
-    environment::check(&config).map_err(|e| invalid(e.into()))?;
+    if config.forwarder.dataplane == Dataplane::Xdp {
+        environment::check(&config).map_err(|e| invalid(e.into()))?;
+    }
     let mut numbering = daemon.state.numbering.clone();
     numbering.assign(&config);
     let ways = daemon
@@ -26,7 +28,7 @@ pub(super) async fn reload(daemon: &mut Daemon) -> Result<Reloaded, Refusal> {
     let prepared = daemon.ears.prepare(&config).map_err(invalid)?;
     let mut state = daemon.state.clone();
     state.numbering = numbering;
-    let workers = if daemon.served == vips(&config) {
+    let workers = if daemon.served == served(&config) {
         None
     } else {
         let started = start_workers(&config, &state, &daemon.ground.tables);
@@ -46,7 +48,7 @@ pub(super) async fn reload(daemon: &mut Daemon) -> Result<Reloaded, Refusal> {
     if let Some(new) = workers
         && let Some(before) = daemon.workers.replace(new)
     {
-        daemon.served = vips(&daemon.config);
+        daemon.served = served(&daemon.config);
         before.stop();
     }
     published.map_err(|error| {

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Beta, Config, Health, Service, WEIGHT_LIMIT};
+use super::{Beta, Config, Dataplane, Health, Mode, Service, WEIGHT_LIMIT};
 
 /// Largest number of backends: a slot's column has 15 bits, of which the last value means none.
 const BACKEND_LIMIT: u32 = 0x7fff;
@@ -30,7 +30,7 @@ pub(super) fn weight(service: &str, backend: &str, weight: i64) -> Result<u16, S
 
 /// Checks everything else.
 pub(super) fn check(config: &Config) -> Check {
-    interfaces(config)?;
+    dataplane(config)?;
     names(config)?;
     heartbeats(config)?;
     limits(config)?;
@@ -48,6 +48,50 @@ pub(super) fn check(config: &Config) -> Check {
         health(config, service)?;
     }
     sources(config)
+}
+
+/// What forwards, and what services may ask of it.
+fn dataplane(config: &Config) -> Check {
+    match config.forwarder.dataplane {
+        Dataplane::Xdp => interfaces(config)?,
+        Dataplane::Userspace if config.forwarder.interfaces.is_empty() => {}
+        Dataplane::Userspace => {
+            return Err("forwarder.interfaces names interfaces for XDP, but forwarder.dataplane is \"userspace\"; leave one of them out".into());
+        }
+    }
+    for service in &config.services {
+        let name = &service.name;
+        match (config.forwarder.dataplane, service.mode) {
+            (Dataplane::Xdp, Mode::Nat) | (Dataplane::Userspace, Mode::Proxy) => {}
+            (Dataplane::Userspace, Mode::Nat) => {
+                return Err(format!(
+                    "service `{name}`: mode \"nat\" needs the XDP program, which forwarder.dataplane = \"userspace\" goes without; say mode = \"proxy\""
+                ));
+            }
+            (Dataplane::Xdp, Mode::Proxy) => {
+                return Err(format!(
+                    "service `{name}`: mode \"proxy\" is the workers' alone; say forwarder.dataplane = \"userspace\""
+                ));
+            }
+        }
+        if service.mode == Mode::Nat && (service.record_route || service.advertise.is_some()) {
+            return Err(format!(
+                "service `{name}`: record_route and advertise are for mode \"proxy\"; in mode \"nat\" the proxies advertise the VIP"
+            ));
+        }
+        if let Some(host) = &service.advertise {
+            let good = !host.is_empty()
+                && host
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"-.:[]".contains(&b));
+            if !good {
+                return Err(format!(
+                    "service `{name}`: advertise is `{host}`; give a host name or an address, IPv6 in brackets"
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Names stand in heartbeats and in the API's paths.

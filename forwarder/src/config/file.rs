@@ -80,6 +80,9 @@ struct FileService {
     #[serde(default)]
     mode: Mode,
     #[serde(default)]
+    record_route: bool,
+    advertise: Option<String>,
+    #[serde(default)]
     key: Key,
     register_key: Option<Key>,
     policy: Option<Policy>,
@@ -214,6 +217,8 @@ fn service(file: FileService, health: Health) -> Result<Service, ConfigError> {
         name: file.name,
         vip: SocketAddr::new(file.address, file.port),
         mode: file.mode,
+        record_route: file.record_route,
+        advertise: file.advertise,
         key: file.key,
         register_key: file.register_key.unwrap_or(file.key),
         spread,

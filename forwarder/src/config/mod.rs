@@ -131,6 +131,8 @@ pub enum Mode {
     /// The destination is rewritten to the backend, and back on the way out.
     #[default]
     Nat,
+    /// A Via is added, and taken off the responses (RFC 3261 section 16.11): backends may be anywhere.
+    Proxy,
 }
 
 /// Which header new calls are spread by.
@@ -168,6 +170,10 @@ pub struct Service {
     pub vip: SocketAddr,
     /// What the backends see.
     pub mode: Mode,
+    /// Mode `proxy`: stay on the way of later requests of a dialog?
+    pub record_route: bool,
+    /// Mode `proxy`: the host that stands for the VIP in Via and Record-Route, if not its address.
+    pub advertise: Option<String>,
     /// What new calls are spread by.
     pub key: Key,
     /// What REGISTER requests are spread by.

@@ -53,6 +53,8 @@ pub enum Death {
     Silent(Duration),
     /// It was never heard since the forwarder started, and does not answer OPTIONS either.
     NeverHeard,
+    /// It came with a reload, and has to be heard before it is given anything.
+    Unproven,
     /// Its silence alone says nothing, and it does not answer OPTIONS either.
     Unanswered,
     /// Its agent says that the proxy's process ended.
@@ -73,6 +75,7 @@ impl fmt::Display for Death {
             Self::NeverHeard => {
                 f.write_str("no heartbeat since the forwarder started, and no answer to OPTIONS")
             }
+            Self::Unproven => f.write_str("new, and not heard yet"),
             Self::Unanswered => f.write_str("no heartbeat, and no answer to OPTIONS"),
             Self::Stopped => f.write_str("its agent says that the proxy stopped"),
             Self::Unwell => f.write_str("its agent says that the proxy does not answer"),
@@ -353,7 +356,9 @@ impl Liveness {
     const fn pace(&self) -> Option<Duration> {
         match self.standing {
             Standing::Asked(_) => Some(Self::ASKING),
-            Standing::Dead(Death::NeverHeard | Death::Unanswered) => Some(Self::RETURNING),
+            Standing::Dead(Death::NeverHeard | Death::Unproven | Death::Unanswered) => {
+                Some(Self::RETURNING)
+            }
             _ => None,
         }
     }

@@ -203,7 +203,10 @@ impl ServiceControl {
             let order = known.as_ref().map_or_else(Override::default, |b| b.order);
             let mut backend = known
                 .filter(|b| b.address == wanted.address)
-                .unwrap_or_else(|| Backend::new(now, wanted, asking, order, None));
+                .unwrap_or_else(|| {
+                    // It may not have been started yet.
+                    Backend::new(now, wanted, asking, order, Some(Death::Unproven))
+                });
             backend.configure(now, wanted, asking);
             if self.spread.weights == Weights::Fixed {
                 backend.step = weights::FULL;

@@ -64,6 +64,9 @@ pub trait Tables: Send + Sync {
     /// cluster makes the same.
     fn refusal_tag(&self, call_id: &[u8]) -> String;
 
+    /// Is this the address of one of the service's backends?
+    fn is_backend(&self, service: ServiceId, source: SocketAddr) -> bool;
+
     /// The VIP that stands for `source` if that is itself a backend (its message spirals through
     /// the VIP).
     fn spiral_source(&self, source: SocketAddr) -> Option<SocketAddr>;

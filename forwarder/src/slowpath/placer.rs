@@ -303,6 +303,10 @@ impl<S: Store> Tables for Placer<S> {
         format!("{}{digest:016x}", String::from_utf8_lossy(&REFUSAL_TAG))
     }
 
+    fn is_backend(&self, service: ServiceId, source: SocketAddr) -> bool {
+        matches!(self.store.origin(source), Ok(Some(origin)) if origin.service == service)
+    }
+
     fn spiral_source(&self, source: SocketAddr) -> Option<SocketAddr> {
         let origin = self.store.origin(source).ok()??;
         Some(self.store.service(origin.service).ok()?.vip.into())

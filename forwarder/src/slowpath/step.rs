@@ -38,30 +38,50 @@ pub fn step(
     service: ServiceId,
     tables: &dyn Tables,
 ) -> (Step, Verdict) {
+    match special(datagram, client, service, tables) {
+        Special::Done(step, verdict) => (step, verdict),
+        Special::Message(reading) => forward(&reading, client, service, tables),
+    }
+}
+
+/// A datagram, once everything is dealt with that is no message for a backend.
+pub(super) enum Special<'a> {
+    /// It was: this is what becomes of it.
+    Done(Step, Verdict),
+    /// A message to be sent on.
+    Message(Reading<'a>),
+}
+
+/// Deals with keep-alives, STUN, what is meant for the forwarder itself, and what is no SIP.
+pub(super) fn special<'a>(
+    datagram: &'a [u8],
+    client: SocketAddr,
+    service: ServiceId,
+    tables: &dyn Tables,
+) -> Special<'a> {
     if stun::is_keep_alive(datagram) {
-        return (Step::Absorb, Verdict::AnsweredKeepAlive);
+        return Special::Done(Step::Absorb, Verdict::AnsweredKeepAlive);
     }
     match stun::read(datagram) {
         Some(Stun::Request(request)) => {
             let bytes = request.answer(client);
-            return (
-                Step::Reply(Answer { to: client, bytes }),
-                Verdict::AnsweredStun,
-            );
+            let answer = Answer { to: client, bytes };
+            return Special::Done(Step::Reply(answer), Verdict::AnsweredStun);
         }
-        Some(Stun::Indication) => return (Step::Absorb, Verdict::AnsweredKeepAlive),
+        Some(Stun::Indication) => return Special::Done(Step::Absorb, Verdict::AnsweredKeepAlive),
         None => {}
     }
     match reader::read(datagram) {
         Ok(reading) if is_for_forwarder(&reading, service, tables) => {
-            answer_options(&reading, client, service, tables)
+            let (step, verdict) = answer_options(&reading, client, service, tables);
+            Special::Done(step, verdict)
         }
         Ok(reading) if acknowledges_refusal(&reading, tables) => {
-            (Step::Absorb, Verdict::AnsweredRefusalAck)
+            Special::Done(Step::Absorb, Verdict::AnsweredRefusalAck)
         }
-        Ok(reading) => forward(&reading, client, service, tables),
-        Err(ReadError::NotSip) => (Step::Absorb, Verdict::DroppedNotSip),
-        Err(ReadError::NoCallId) => (Step::Absorb, Verdict::DroppedNoCallId),
+        Ok(reading) => Special::Message(reading),
+        Err(ReadError::NotSip) => Special::Done(Step::Absorb, Verdict::DroppedNotSip),
+        Err(ReadError::NoCallId) => Special::Done(Step::Absorb, Verdict::DroppedNoCallId),
     }
 }
 
@@ -134,7 +154,8 @@ fn forward(
     }
 }
 
-fn starting<'a>(reading: &'a Reading<'_>) -> Option<Starting<'a>> {
+/// What else may matter of a request that starts something.
+pub(super) fn starting<'a>(reading: &'a Reading<'_>) -> Option<Starting<'a>> {
     match reading.sip.start {
         StartLine::Request { method, uri } if reading.role.starts() => Some(Starting {
             method,
@@ -146,7 +167,8 @@ fn starting<'a>(reading: &'a Reading<'_>) -> Option<Starting<'a>> {
     }
 }
 
-fn refuse(
+/// Refuses what nobody takes.
+pub(super) fn refuse(
     reading: &Reading<'_>,
     client: SocketAddr,
     retry_after: u16,
@@ -196,6 +218,10 @@ mod tests {
         fn refusal_tag(&self, call_id: &[u8]) -> String {
             assert_eq!(call_id, b"x");
             "sfw-503-own".to_owned()
+        }
+
+        fn is_backend(&self, _: ServiceId, source: SocketAddr) -> bool {
+            source == address(BACKEND)
         }
 
         fn spiral_source(&self, source: SocketAddr) -> Option<SocketAddr> {

@@ -8,7 +8,7 @@
 use std::{
     array, io,
     net::{IpAddr, SocketAddr},
-    os::fd::AsRawFd,
+    os::fd::{AsRawFd, RawFd},
     ptr,
 };
 
@@ -325,7 +325,7 @@ fn send_some<'a>(
     }
     let mut at = 0;
     while at < some.len() {
-        match send_headers(socket, &mut headers[at..some.len()]) {
+        match send_headers(socket.as_raw_fd(), &mut headers[at..some.len()]) {
             Ok(count) => {
                 some[at..at + count].iter().for_each(|o| done(o, Ok(())));
                 at += count;
@@ -339,14 +339,15 @@ fn send_some<'a>(
     }
 }
 
-/// Hands headers to the kernel. Returns how many messages it took, at least one.
-fn send_headers(socket: &Socket, headers: &mut [libc::mmsghdr]) -> io::Result<usize> {
-    // SAFETY: each header was described by its frame: name, ancillary data and both parts have the
-    // lengths given and live, in `send_some` and in the received batch, until the call returns. The
-    // kernel only reads them, so that the payload's pointer may be of shared bytes.
+/// Hands headers to the kernel. Returns how many messages it took, at least one. What each header
+/// points to, by its name, its ancillary data and its parts, must be there until this returns.
+pub(super) fn send_headers(socket: RawFd, headers: &mut [libc::mmsghdr]) -> io::Result<usize> {
+    // SAFETY: both callers fill the headers with names, ancillary data and parts of the lengths given,
+    // which they hold until the call returns. The kernel only reads them, so that the payload's pointer
+    // may be of shared bytes.
     let sent = unsafe {
         libc::sendmmsg(
-            socket.as_raw_fd(),
+            socket,
             headers.as_mut_ptr(),
             headers.len() as libc::c_uint,
             0,

@@ -8,7 +8,7 @@ use std::{
     os::fd::{AsFd, AsRawFd},
     sync::Arc,
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use core_affinity::CoreId;
@@ -17,12 +17,17 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{
     options,
+    patched::{Patched, Pieces},
     placement::Tables,
+    proxying::{Proxied, ProxyStep},
     receive::{BATCH, Batch},
     step::{Step, step},
     transparent::{Outgoing, Transparent, TransparentError},
 };
-use crate::sip::answer::Answer;
+use crate::sip::{
+    answer::Answer,
+    proxy::{Patch, Proxy},
+};
 
 /// Time between two lines of log about failures of one worker.
 const LOG_PAUSE: Duration = Duration::from_secs(1);
@@ -79,11 +84,31 @@ impl fmt::Debug for Workers {
     }
 }
 
+/// A service's VIP, and how its messages are sent on.
+#[derive(Clone)]
+pub struct Listen {
+    /// The service.
+    pub service: ServiceId,
+    /// The VIP and its port.
+    pub vip: SocketAddr,
+    /// How.
+    pub manner: Manner,
+}
+
+/// How messages are sent on.
+#[derive(Clone)]
+pub enum Manner {
+    /// As they are, with their sender's address.
+    Transparent,
+    /// Changed as a stateless proxy does, with the VIP's address.
+    Proxy(Arc<Proxy>),
+}
+
 impl Workers {
     /// Listens on the VIPs with `threads` workers (at least one). All sockets are open when this
     /// returns.
     pub fn start(
-        vips: &[(ServiceId, SocketAddr)],
+        vips: &[Listen],
         threads: usize,
         tables: Arc<dyn Tables>,
     ) -> Result<Self, WorkerError> {
@@ -122,11 +147,13 @@ impl Workers {
 struct Vip {
     service: ServiceId,
     address: SocketAddr,
+    manner: Manner,
     socket: Socket,
 }
 
 impl Vip {
-    fn open(service: ServiceId, address: SocketAddr) -> Result<Self, WorkerError> {
+    fn open(listen: &Listen) -> Result<Self, WorkerError> {
+        let (service, address) = (listen.service, listen.vip);
         let socket = unbound(address).map_err(|source| WorkerError::Socket {
             vip: address,
             source,
@@ -141,6 +168,7 @@ impl Vip {
         Ok(Self {
             service,
             address,
+            manner: listen.manner.clone(),
             socket,
         })
     }
@@ -182,24 +210,31 @@ struct Worker {
     transparent: Transparent,
     tables: Arc<dyn Tables>,
     outgoing: Vec<Outgoing>,
+    patched: Vec<Patched>,
+    patches: Vec<Patch>,
+    pieces: Pieces,
     log: Pause,
 }
 
 impl Worker {
     fn new(
-        vips: &[(ServiceId, SocketAddr)],
+        vips: &[Listen],
         end: &PipeReader,
         tables: Arc<dyn Tables>,
     ) -> Result<Self, WorkerError> {
         Ok(Self {
-            transparent: Transparent::open(vips.iter().map(|&(_, address)| address))?,
-            vips: vips
-                .iter()
-                .map(|&(service, address)| Vip::open(service, address))
-                .collect::<Result<_, _>>()?,
+            transparent: Transparent::open(
+                vips.iter()
+                    .filter(|listen| matches!(listen.manner, Manner::Transparent))
+                    .map(|listen| listen.vip),
+            )?,
+            vips: vips.iter().map(Vip::open).collect::<Result<_, _>>()?,
             end: end.try_clone().map_err(WorkerError::Stop)?,
             tables,
             outgoing: Vec::with_capacity(BATCH),
+            patched: Vec::with_capacity(BATCH),
+            patches: iter::repeat_with(Patch::default).take(BATCH).collect(),
+            pieces: Pieces::default(),
             log: Pause::default(),
         })
     }
@@ -263,12 +298,17 @@ impl Worker {
                 return 0;
             }
         };
-        for slot in 0..count {
-            if let Some(client) = batch.client(slot) {
-                self.handle(vip, batch.datagram(slot), client, slot);
+        match &vip.manner {
+            Manner::Transparent => {
+                for slot in 0..count {
+                    if let Some(client) = batch.client(slot) {
+                        self.handle(vip, batch.datagram(slot), client, slot);
+                    }
+                }
+                self.send_on(batch);
             }
+            Manner::Proxy(proxy) => self.serve_proxy(vip, proxy, batch, count),
         }
-        self.send_on(batch);
         count
     }
 
@@ -287,6 +327,51 @@ impl Worker {
             Step::Reply(answer) => self.reply(vip, &answer, verdict),
             Step::Absorb => self.tables.count(verdict),
         }
+    }
+
+    /// A batch of a service in mode `proxy`.
+    fn serve_proxy(&mut self, vip: &Vip, proxy: &Proxy, batch: &Batch, count: usize) {
+        let tables = Arc::clone(&self.tables);
+        let proxied = Proxied {
+            service: vip.service,
+            proxy,
+            tables: &*tables,
+            now: unix_seconds(),
+        };
+        for slot in 0..count {
+            let Some(sender) = batch.client(slot) else {
+                continue;
+            };
+            let patch = &mut self.patches[slot];
+            let (step, verdict) = proxied.step(batch.datagram(slot), sender, patch);
+            match step {
+                ProxyStep::Forward { to } => self.patched.push(Patched { to, slot, verdict }),
+                ProxyStep::Reply(answer) => self.reply(vip, &answer, verdict),
+                ProxyStep::Absorb => tables.count(verdict),
+            }
+        }
+        let Self {
+            pieces,
+            patched,
+            patches,
+            log,
+            ..
+        } = self;
+        pieces.send(
+            &vip.socket,
+            patched,
+            patches,
+            |slot| batch.datagram(slot),
+            |sent, result| match result {
+                Ok(()) => tables.count(sent.verdict),
+                Err(error) => {
+                    tables.count(Verdict::DroppedSend);
+                    let to = sent.to;
+                    log.warn(|| tracing::warn!(%to, %error, "cannot send on"));
+                }
+            },
+        );
+        patched.clear();
     }
 
     fn reply(&mut self, vip: &Vip, answer: &Answer, verdict: Verdict) {
@@ -325,6 +410,13 @@ impl Worker {
         );
         outgoing.clear();
     }
+}
+
+/// Seconds since 1970.
+fn unix_seconds() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 fn wait_for_input(fd: libc::c_int) -> libc::pollfd {

@@ -4,7 +4,7 @@
 //! The files under `tests/corpus` hold the messages byte by byte, the RFCs' notations (`<allOneLine>`,
 //! `<hex>`, `<repeat>`) expanded. They were written by hand. Those of RFC 4475 were then compared byte by
 //! byte with a published copy of the RFC's archive (its appendix A), those of RFC 5118 by eye with a
-//! published transcription; none had to be reconstructed. Where a Content-Length does not fit the body, the
+//! published transcription. The binary part of `mpart01` is bytes of our own, as many as the RFC's. Where a Content-Length does not fit the body, the
 //! RFC prints it so.
 
 mod rfc4475;

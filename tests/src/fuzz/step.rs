@@ -97,6 +97,10 @@ impl Tables for Memory {
         "sfw-503-0123456789abcdef".to_owned()
     }
 
+    fn is_backend(&self, _: ServiceId, source: SocketAddr) -> bool {
+        self.spiral_source(source).is_some()
+    }
+
     fn spiral_source(&self, source: SocketAddr) -> Option<SocketAddr> {
         (self.0 == Mood::Spiral && source == CLIENT).then_some(VIP)
     }

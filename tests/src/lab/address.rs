@@ -36,6 +36,17 @@ pub(super) struct Plan {
     pub(super) callee: bool,
 }
 
+/// The address of the loopback that stands for one of the lab's IPv4 addresses.
+pub(super) fn on_loopback(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(v4) => {
+            let [_, b, c, d] = v4.octets();
+            Ipv4Addr::new(127, b, c, d).into()
+        }
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    }
+}
+
 /// The number of the callee's link.
 const CALLEE_LINK: u8 = 254;
 

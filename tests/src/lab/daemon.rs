@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::process::{output_within, poll, tail};
-use super::{Family, Host, Lab, Process, address};
+use super::{Family, Host, Lab, Process};
 
 const READY: Duration = Duration::from_secs(15);
 const STOP: Duration = Duration::from_secs(10);
@@ -59,6 +59,8 @@ pub struct DaemonSpec {
     pub services: Vec<Service>,
     /// More lines of TOML for the `[forwarder]` table.
     pub forwarder_extra: String,
+    /// The workers alone, without XDP.
+    pub userspace: bool,
 }
 
 impl DaemonSpec {
@@ -68,6 +70,7 @@ impl DaemonSpec {
             binary: binary.into(),
             services: vec![Service::of_lab(lab, family)],
             forwarder_extra: String::new(),
+            userspace: false,
         }
     }
 }
@@ -78,13 +81,13 @@ impl Service {
     pub fn of_lab(lab: &Lab, family: Family) -> Self {
         let backend = |n| Backend {
             name: Host::Proxy(n).to_string(),
-            address: Host::Proxy(n).address(family),
+            address: lab.address(Host::Proxy(n), family),
             port: 5060,
             weight: 1,
         };
         Self {
             name: "lab".to_owned(),
-            address: address::vip(family),
+            address: lab.vip(family),
             port: 5060,
             backends: (1..=lab.proxies()).map(backend).collect(),
             health: "none",
@@ -113,7 +116,9 @@ impl Daemon {
             "{} is not there; build it with `cargo xtask build`",
             spec.binary.display()
         );
-        mount_bpf_fs()?;
+        if !spec.userspace {
+            mount_bpf_fs()?;
+        }
         let mut daemon = Self {
             lab: lab.clone(),
             binary: spec.binary.clone(),
@@ -279,9 +284,13 @@ pub fn backends(status: &Value) -> Vec<&Value> {
 }
 
 fn config_text(lab: &Lab, spec: &DaemonSpec) -> String {
+    let ground = if spec.userspace {
+        "dataplane = \"userspace\"".to_owned()
+    } else {
+        format!("interfaces = {}", Value::from(lab.forwarder_interfaces()))
+    };
     let mut text = format!(
-        "[forwarder]\ninterfaces = {interfaces}\nbpf_dir = {bpf}\nstate_dir = {state}\napi_socket = {api}\n{extra}\n",
-        interfaces = Value::from(lab.forwarder_interfaces()),
+        "[forwarder]\n{ground}\nbpf_dir = {bpf}\nstate_dir = {state}\napi_socket = {api}\n{extra}\n",
         bpf = path(&lab.bpf_dir()),
         state = path(&lab.dir().join("state")),
         api = path(&lab.dir().join("api.sock")),

@@ -20,6 +20,7 @@ mod teardown;
 
 use std::collections::BTreeMap;
 use std::fs::DirBuilder;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -54,8 +55,18 @@ struct Inner {
     id: String,
     plan: Plan,
     namespaces: BTreeMap<Host, Namespace>,
+    place: Place,
     lifetime: Lifetime,
     peers: Mutex<Option<PeerPrograms>>,
+}
+
+/// Where the hosts are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// Each in a network namespace of its own.
+    Namespaces,
+    /// All on this machine's loopback, each with an address of its own. Nothing of it needs root.
+    Loopback,
 }
 
 /// Who takes a lab down.
@@ -84,14 +95,24 @@ impl Lab {
         })
     }
 
+    /// The same without namespaces and without root: every host is an address of the loopback. IPv4 only, since
+    /// IPv6 has one address there.
+    pub fn on_loopback(proxies: u8) -> Result<Self> {
+        check_proxies(proxies)?;
+        let id = next_id();
+        let plan = Plan {
+            proxies,
+            callee: false,
+        };
+        registry::add(&id)?;
+        make_dir(&teardown::lab_dir(&id))
+            .inspect_err(|_| teardown::destroy(&id, &registry::remove(&id)))?;
+        let place = (Place::Loopback, BTreeMap::new());
+        Ok(Self::wrap(id, plan, place, Lifetime::Handle))
+    }
+
     fn of_handle(plan: Plan) -> Result<Self> {
-        static COUNTER: AtomicU32 = AtomicU32::new(0);
-        let id = format!(
-            "{}-{}",
-            std::process::id(),
-            COUNTER.fetch_add(1, Ordering::Relaxed)
-        );
-        Self::create(&id, plan, Lifetime::Handle)
+        Self::create(&next_id(), plan, Lifetime::Handle)
     }
 
     /// Makes a lab that stays when this process ends, until [`Lab::down`] with the same word.
@@ -123,7 +144,7 @@ impl Lab {
         Ok(Self::wrap(
             word.to_owned(),
             plan,
-            namespaces,
+            (Place::Namespaces, namespaces),
             Lifetime::UntilDown,
         ))
     }
@@ -148,10 +169,7 @@ impl Lab {
     fn create(id: &str, plan: Plan, lifetime: Lifetime) -> Result<Self> {
         require_root()?;
         let proxies = plan.proxies;
-        ensure!(
-            (1..=MAX_PROXIES).contains(&proxies),
-            "a lab has 1 to {MAX_PROXIES} proxies, not {proxies}"
-        );
+        check_proxies(proxies)?;
         Self::clean_leftovers()?;
         if !namespace::names_of(id)?.is_empty() {
             bail!("the lab {id} is already up; `cargo xtask lab down` takes it down");
@@ -162,7 +180,10 @@ impl Lab {
             registry::add(id)?;
         }
         build(id, plan)
-            .map(|namespaces| Self::wrap(id.to_owned(), plan, namespaces, lifetime))
+            .map(|namespaces| {
+                let place = (Place::Namespaces, namespaces);
+                Self::wrap(id.to_owned(), plan, place, lifetime)
+            })
             .inspect_err(|_| teardown::destroy(id, &registry::remove(id)))
             .with_context(|| format!("making the lab {id} with {proxies} proxies failed"))
     }
@@ -170,13 +191,14 @@ impl Lab {
     fn wrap(
         id: String,
         plan: Plan,
-        namespaces: BTreeMap<Host, Namespace>,
+        (place, namespaces): (Place, BTreeMap<Host, Namespace>),
         lifetime: Lifetime,
     ) -> Self {
         let inner = Inner {
             id,
             plan,
             namespaces,
+            place,
             lifetime,
             peers: Mutex::new(None),
         };
@@ -215,6 +237,30 @@ impl Lab {
         self.inner.namespaces.keys().copied().collect()
     }
 
+    /// The address of a host in this lab.
+    #[must_use]
+    pub fn address(&self, host: Host, family: Family) -> IpAddr {
+        match self.inner.place {
+            Place::Namespaces => host.address(family),
+            Place::Loopback => address::on_loopback(host.address(Family::V4)),
+        }
+    }
+
+    /// The address of a host in this lab, with a port.
+    #[must_use]
+    pub fn socket(&self, host: Host, family: Family, port: u16) -> SocketAddr {
+        SocketAddr::new(self.address(host, family), port)
+    }
+
+    /// The VIP in this lab.
+    #[must_use]
+    pub fn vip(&self, family: Family) -> IpAddr {
+        match self.inner.place {
+            Place::Namespaces => vip(family),
+            Place::Loopback => address::on_loopback(vip(Family::V4)),
+        }
+    }
+
     /// The namespace of a host. Fails for a proxy this lab does not have.
     pub fn namespace(&self, host: Host) -> Result<&Namespace> {
         self.inner
@@ -226,13 +272,19 @@ impl Lab {
     /// A command that will run in the host's network namespace. Mounts stay those of this process, so that
     /// `/sys/fs/bpf` is visible (`ip netns exec` would hide it).
     pub fn command(&self, host: Host, program: impl AsRef<std::ffi::OsStr>) -> Result<Command> {
-        Ok(self.namespace(host)?.command(program))
+        match self.inner.place {
+            Place::Namespaces => Ok(self.namespace(host)?.command(program)),
+            Place::Loopback => Ok(Command::new(program)),
+        }
     }
 
     /// Runs `work` on a thread of its own inside the host's namespace, and returns what it returned. Sockets opened
     /// there stay in the namespace wherever they are used later.
     pub fn enter<T: Send>(&self, host: Host, work: impl FnOnce() -> T + Send) -> Result<T> {
-        self.namespace(host)?.enter(work)
+        match self.inner.place {
+            Place::Namespaces => self.namespace(host)?.enter(work),
+            Place::Loopback => Ok(work()),
+        }
     }
 
     /// A directory (mode 0700) that goes with the lab: logs, configurations, statistics.
@@ -325,6 +377,20 @@ fn open_namespaces(id: &str, plan: Plan) -> Result<BTreeMap<Host, Namespace>> {
     address::hosts(plan)
         .map(|host| Ok((host, Namespace::open(&namespace::name(id, host))?)))
         .collect()
+}
+
+fn next_id() -> String {
+    static COUNTER: AtomicU32 = AtomicU32::new(0);
+    let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+    format!("{}-{number}", std::process::id())
+}
+
+fn check_proxies(proxies: u8) -> Result<()> {
+    ensure!(
+        (1..=MAX_PROXIES).contains(&proxies),
+        "a lab has 1 to {MAX_PROXIES} proxies, not {proxies}"
+    );
+    Ok(())
 }
 
 fn make_dir(path: &Path) -> Result<()> {

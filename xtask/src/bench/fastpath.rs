@@ -195,6 +195,8 @@ fn config() -> Config {
             name: name.to_owned(),
             vip: address,
             mode: Mode::Nat,
+            record_route: false,
+            advertise: None,
             key: Key::CallId,
             register_key: Key::CallId,
             spread: Spread::default(),

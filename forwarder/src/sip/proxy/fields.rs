@@ -161,6 +161,11 @@ pub(super) fn elements(text: &[u8], list: Range<usize>) -> impl Iterator<Item = 
     split(&text[list.clone()]).map(move |element| shift(element, list.start))
 }
 
+/// The elements of a comma list.
+pub fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    split(value).map(|element| &value[element])
+}
+
 /// Where the elements of a comma list lie, each without the blanks around it. A comma inside angle
 /// brackets separates nothing: the user part of a URI may hold one (RFC 3261 section 25.1).
 fn split(list: &[u8]) -> impl Iterator<Item = Range<usize>> {

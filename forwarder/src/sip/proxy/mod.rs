@@ -23,15 +23,16 @@ mod tests;
 
 use std::net::{IpAddr, SocketAddr};
 
-use self::{
-    hash::Keys,
-    via::{COOKIE_PARAMETER, MAGIC_COOKIE, ip},
-};
 pub use self::{
+    fields::list,
     patch::{Patch, Piece},
     refusal::{DropReason, Refusal},
     request::{Inward, Outward},
     response::ResponseError,
+};
+use self::{
+    hash::Keys,
+    via::{COOKIE_PARAMETER, MAGIC_COOKIE, ip},
 };
 
 /// What a service in this mode is set to. It holds a secret, and so is not for printing.
