@@ -13,13 +13,13 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use sip_forwarder_tests::{
     flood::{Generator, Sink, pin_processes},
-    lab::{Family, Host, Lab, process_tree, vip},
+    lab::{Daemon, DaemonSpec, Family, Host, Lab, process_tree, vip},
     stateless::Stateless,
 };
 
 use self::search::{Measured, search};
 use crate::{
-    Outcome, setup,
+    Outcome, program, setup,
     shell::{is_root, say},
 };
 
@@ -50,6 +50,8 @@ pub(crate) struct Slowpath {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Front {
+    /// One worker of ours, in mode `proxy`, without XDP.
+    Ours,
     /// Kamailio, stateless `forward()`, one child.
     Kamailio,
     /// nginx, stream proxy, one worker.
@@ -59,6 +61,7 @@ enum Front {
 impl Front {
     const fn name(self) -> &'static str {
         match self {
+            Self::Ours => "ours",
             Self::Kamailio => "kamailio",
             Self::Nginx => "nginx",
         }
@@ -139,17 +142,42 @@ impl Slowpath {
     }
 }
 
-/// Starts a box on the VIP. The forwarder itself is to be one more `Front`: its daemon without XDP (or with the VIP's
-/// packets passed on), whose processes [`pin_processes`] pins like any other's.
-fn start(lab: &Lab, front: Front) -> anyhow::Result<Stateless> {
-    let next = Host::Proxy(1).socket(FAMILY, SIP_PORT);
-    match front {
-        Front::Kamailio => Stateless::kamailio(lab, FAMILY, next),
-        Front::Nginx => {
-            setup::nginx()?;
-            Stateless::nginx(lab, FAMILY, next)
+/// A box that stands on the VIP.
+enum Standing {
+    Ours(Daemon),
+    Other(Stateless),
+}
+
+impl Standing {
+    /// All of its processes.
+    fn pids(&self) -> Vec<u32> {
+        match self {
+            Self::Ours(daemon) => daemon.pid().map(process_tree::of).unwrap_or_default(),
+            Self::Other(stateless) => stateless.pids(),
         }
     }
+}
+
+/// Starts a box on the VIP.
+fn start(lab: &Lab, front: Front) -> anyhow::Result<Standing> {
+    let next = Host::Proxy(1).socket(FAMILY, SIP_PORT);
+    Ok(match front {
+        Front::Ours => Standing::Ours(ours(lab)?),
+        Front::Kamailio => Standing::Other(Stateless::kamailio(lab, FAMILY, next)?),
+        Front::Nginx => {
+            setup::nginx()?;
+            Standing::Other(Stateless::nginx(lab, FAMILY, next)?)
+        }
+    })
+}
+
+/// The daemon without XDP, with one worker.
+fn ours(lab: &Lab) -> anyhow::Result<Daemon> {
+    let mut spec = DaemonSpec::of_lab(program::daemon()?, lab, FAMILY);
+    spec.userspace = true;
+    spec.forwarder_extra = "workers = 1\n".into();
+    spec.services[0].extra = "mode = \"proxy\"\n".into();
+    Daemon::start(lab, &spec)
 }
 
 /// Generator and sink around a box.
