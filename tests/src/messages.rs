@@ -301,6 +301,23 @@ pub fn sipp_ok() -> Vec<u8> {
     message.build_sized(488)
 }
 
+/// An answer to a request, with this status and reason: what every answer repeats (RFC 3261 section 8.2.6.2), as it
+/// stands, and more headers, each with its line end.
+#[must_use]
+pub fn answer_to(request: &[u8], status: &str, more: &str) -> Vec<u8> {
+    let request = String::from_utf8_lossy(request);
+    let repeated: Vec<&str> = request
+        .lines()
+        .filter(|line| {
+            ["Via:", "From:", "To:", "Call-ID:", "CSeq:"]
+                .iter()
+                .any(|name| line.starts_with(name))
+        })
+        .collect();
+    let repeated = repeated.join("\r\n");
+    format!("SIP/2.0 {status}\r\n{repeated}\r\n{more}Content-Length: 0\r\n\r\n").into_bytes()
+}
+
 /// Where the line begins that holds `needle`, a header's name for instance.
 #[must_use]
 pub fn line_offset(message: &[u8], needle: &str) -> Option<usize> {

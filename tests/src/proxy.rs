@@ -14,7 +14,10 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::lab::{Family, Host, Lab};
+use crate::{
+    lab::{Family, Host, Lab},
+    messages::answer_to,
+};
 
 /// How often the thread looks whether it is to end.
 const LOOK: Duration = Duration::from_millis(50);
@@ -112,27 +115,15 @@ impl Drop for ScriptedProxy {
     }
 }
 
-/// The headers that a response repeats are copied as they stand.
 fn answer(socket: &UdpSocket, request: &[u8], to: SocketAddr, status: u16) {
     if status == SILENT {
         return;
     }
-    let request = String::from_utf8_lossy(request);
-    let repeated: Vec<&str> = request
-        .lines()
-        .filter(|line| {
-            ["Via:", "From:", "To:", "Call-ID:", "CSeq:"]
-                .iter()
-                .any(|name| line.starts_with(name))
-        })
-        .collect();
-    let repeated = repeated.join("\r\n");
-    let retry = if status == 503 {
+    let more = if status == 503 {
         "Retry-After: 1\r\n"
     } else {
         ""
     };
-    let text = format!("SIP/2.0 {status} So\r\n{repeated}\r\n{retry}Content-Length: 0\r\n\r\n");
     // The asker may be gone.
-    let _ = socket.send_to(text.as_bytes(), to);
+    let _ = socket.send_to(&answer_to(request, &format!("{status} So"), more), to);
 }

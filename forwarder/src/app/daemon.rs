@@ -292,7 +292,7 @@ impl Daemon {
 
     fn answered(&mut self, probed: &Probed) {
         self.conductor
-            .answer(&probed.service, &probed.backend, probed.answer.into());
+            .answer(&probed.service, &probed.backend, probed.answer);
     }
 
     async fn grant(&mut self, wish: Wish) {

@@ -7,9 +7,9 @@ use super::{conductor::DueProbe, daemon::Heard};
 use crate::{
     api::status,
     config::{Config, Health, Heartbeats},
-    control::{probing, service},
+    control::service,
     heartbeat::{self, MasterKey, Receiver},
-    probe::{self, Prober},
+    probe::Prober,
 };
 
 /// Batches of reports that may wait. One that finds no room is dropped: the next comes in a moment.
@@ -186,18 +186,6 @@ impl From<heartbeat::Report> for service::Report {
                 heartbeat::State::Stopped => service::ReportedState::Stopped,
                 heartbeat::State::Unwell => service::ReportedState::Unwell,
             },
-        }
-    }
-}
-
-impl From<probe::Answer> for probing::Answer {
-    fn from(answer: probe::Answer) -> Self {
-        match answer {
-            probe::Answer::Ok => Self::Ok,
-            probe::Answer::Full { retry_after } => Self::Full { retry_after },
-            probe::Answer::Silent => Self::Silent,
-            probe::Answer::Unreachable => Self::Unreachable,
-            probe::Answer::NotAsked => Self::NotAsked,
         }
     }
 }

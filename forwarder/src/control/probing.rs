@@ -15,7 +15,7 @@ pub enum Answer {
     Ok,
     /// 503: alive, but it wants no new calls.
     Full {
-        /// For how long, if it said so.
+        /// For how long, by its `Retry-After` (RFC 3261 section 20.33), uncapped.
         retry_after: Option<Duration>,
     },
     /// Nothing within the timeout.

@@ -19,23 +19,7 @@ use tracing::{debug, warn};
 
 use conversation::Line;
 
-/// What a backend had to say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// Any response but 503: whoever refuses lives too.
-    Ok,
-    /// 503: it lives, and wants no new calls.
-    Full {
-        /// For how long, by its `Retry-After` (RFC 3261 section 20.33), uncapped.
-        retry_after: Option<Duration>,
-    },
-    /// Nothing within the time it was given.
-    Silent,
-    /// The network says that nobody is there: no such port, or no such host.
-    Unreachable,
-    /// A fault on this side, such as no free socket or no route: nothing was asked.
-    NotAsked,
-}
+pub use crate::control::probing::Answer;
 
 /// The outcome of one ask.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! The tables' contents, wherever they lie: in the kernel's maps beside the XDP program, or in this
 //! process.
 
-use std::{fmt::Display, net::SocketAddr};
+use std::{fmt::Display, net::SocketAddr, sync::Arc};
 
 use sip_forwarder_ebpf::{
     abi::{Affinity, Backend, BackendId, BackendRef, Recent, SentByKey, Service, ServiceId, Slot},
@@ -44,4 +44,50 @@ pub trait Store: Send + Sync {
 
     /// Which backend sends from this address.
     fn origin(&self, source: SocketAddr) -> Result<Option<BackendRef>, Self::Error>;
+}
+
+/// A store is shared by workers and control.
+impl<S: Store> Store for Arc<S> {
+    type Error = S::Error;
+
+    fn service(&self, id: ServiceId) -> Result<Service, S::Error> {
+        (**self).service(id)
+    }
+
+    fn slot(&self, service: &Service, slot: u32) -> Result<Slot, S::Error> {
+        (**self).slot(service, slot)
+    }
+
+    fn backend(&self, id: BackendId) -> Result<Backend, S::Error> {
+        (**self).backend(id)
+    }
+
+    fn call(&self, service: &Service, call: Digest) -> Result<Option<Affinity>, S::Error> {
+        (**self).call(service, call)
+    }
+
+    fn remember_call(
+        &self,
+        service: &Service,
+        call: Digest,
+        entry: Affinity,
+    ) -> Result<(), S::Error> {
+        (**self).remember_call(service, call, entry)
+    }
+
+    fn recent(&self, index: u32) -> Result<Recent, S::Error> {
+        (**self).recent(index)
+    }
+
+    fn set_recent(&self, index: u32, recent: Recent) -> Result<(), S::Error> {
+        (**self).set_recent(index, recent)
+    }
+
+    fn named(&self, key: &SentByKey) -> Result<Option<BackendRef>, S::Error> {
+        (**self).named(key)
+    }
+
+    fn origin(&self, source: SocketAddr) -> Result<Option<BackendRef>, S::Error> {
+        (**self).origin(source)
+    }
 }
