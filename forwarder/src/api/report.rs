@@ -63,12 +63,13 @@ impl Status {
             .collect();
         let up = humantime::format_duration(Duration::from_secs(self.uptime_seconds));
         let (affinity, recent) = (self.affinity, self.recent);
+        let ground = if attached.is_empty() {
+            "workers alone, no XDP".to_owned()
+        } else {
+            format!("XDP on {}", attached.join(", "))
+        };
         let mut lines = vec![
-            format!(
-                "sip-forwarder {}, up {up}, XDP on {}",
-                self.version,
-                attached.join(", ")
-            ),
+            format!("sip-forwarder {}, up {up}, {ground}", self.version),
             format!(
                 "messages: {} by the fast path, {} by the slow path",
                 self.messages.fast, self.messages.slow

@@ -18,6 +18,7 @@ pub use agent::{agent, agent_drain};
 use anyhow::Context as _;
 pub use keys::{key_derive, key_new};
 pub use operate::{change, reload, status};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
@@ -29,6 +30,7 @@ use crate::{
 /// Forwards until SIGTERM or SIGINT.
 pub fn run(path: &Path) -> anyhow::Result<()> {
     start_log();
+    raise_file_limit();
     let config = config::load(path)?;
     let runtime = runtime()?;
     if config.forwarder.dataplane == Dataplane::Userspace {
@@ -57,7 +59,7 @@ pub fn check(path: &Path) -> anyhow::Result<()> {
     }
     let backends: usize = config.services.iter().map(|s| s.backends.len()).sum();
     say(&format!(
-        "{}: {} services, {backends} backends, ready to run\n",
+        "{}: services: {}, backends: {backends}; ready to run\n",
         path.display(),
         config.services.len()
     ))
@@ -104,6 +106,19 @@ fn say(text: &str) -> anyhow::Result<()> {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
+    }
+}
+
+/// A socket for each backend that is asked, each VIP and core: more than the usual 1,024 files. What the
+/// system allows is taken.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "cannot raise the limit on open files");
     }
 }
 
