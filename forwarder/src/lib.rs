@@ -12,3 +12,4 @@ pub mod probe;
 pub mod sip;
 pub mod slowpath;
 pub mod state;
+mod unix_socket;

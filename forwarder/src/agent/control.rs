@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{self, BufRead as _, Write as _},
-    os::unix::{fs::PermissionsExt as _, net::UnixStream as Stream},
+    os::unix::net::UnixStream as Stream,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -15,6 +15,8 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::{sleep, timeout},
 };
+
+use crate::unix_socket;
 
 /// How long either side waits for the other.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -117,19 +119,7 @@ impl Listener {
         if Stream::connect(path).is_ok() {
             return Err(ControlError::Taken(path.to_owned()));
         }
-        let open = || -> io::Result<UnixListener> {
-            if let Some(folder) = path.parent() {
-                fs::create_dir_all(folder)?;
-            }
-            match fs::remove_file(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            let listener = UnixListener::bind(path)?;
-            fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
-            Ok(listener)
-        };
-        let listener = open().map_err(|source| ControlError::Open {
+        let listener = unix_socket::listen(path).map_err(|source| ControlError::Open {
             path: path.to_owned(),
             source,
         })?;
@@ -185,6 +175,7 @@ async fn converse(mut stream: UnixStream, orders: &mpsc::Sender<Order>) -> io::R
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
 
     #[tokio::test]
     async fn commands_arrive_and_are_answered() {

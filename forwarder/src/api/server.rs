@@ -3,16 +3,12 @@
 use std::{
     fs, io,
     net::{SocketAddr, TcpListener as StdTcpListener},
-    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use thiserror::Error;
-use tokio::{
-    net::{TcpListener, UnixListener},
-    task::JoinHandle,
-};
+use tokio::{net::TcpListener, task::JoinHandle};
 
 use super::{
     listen,
@@ -20,7 +16,7 @@ use super::{
     routes,
     token::{Token, TokenError},
 };
-use crate::config::Forwarder;
+use crate::{config::Forwarder, unix_socket};
 
 /// A fault with what the API listens on.
 #[derive(Debug, Error)]
@@ -87,7 +83,7 @@ impl Server {
         tcp: Option<TcpApi>,
         operator: Arc<dyn Operator>,
     ) -> Result<Self, ApiError> {
-        let listener = listen_unix(socket).map_err(|source| ApiError::Socket {
+        let listener = unix_socket::listen(socket).map_err(|source| ApiError::Socket {
             path: socket.to_owned(),
             source,
         })?;
@@ -133,17 +129,4 @@ fn listen_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     let listener = StdTcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
     TcpListener::from_std(listener)
-}
-
-fn listen_unix(path: &Path) -> io::Result<UnixListener> {
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    // Only a socket may be what a dead daemon left; anything else makes `bind` fail.
-    if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
-        fs::remove_file(path)?;
-    }
-    let listener = UnixListener::bind(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
-    Ok(listener)
 }
