@@ -456,6 +456,11 @@ fn a_reload_keeps_what_is_known_of_those_that_stay() {
     assert_eq!(member(&control, "p0").state, State::Dead);
     assert_eq!(member(&control, "p1").cpu, gated.cpu);
     assert_eq!(member(&control, "p2").heard, None, "another address");
+    // What is new, or elsewhere, is given nothing before it is heard.
+    for name in ["p2", "p3"] {
+        assert_eq!(member(&control, name).state, State::Dead);
+        control.report(ms(1_460), name, reported(ReportedState::Running));
+    }
     assert_eq!(member(&control, "p2").state, State::Draining);
     assert!(member(&control, "p3").open);
     let settling = control.plan().settling;
