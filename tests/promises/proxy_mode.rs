@@ -7,14 +7,14 @@ use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 use sip_forwarder_tests::{
     kamailio::Kamailio,
-    lab::{Daemon, DaemonSpec, Family, Host, Lab},
+    lab::{Daemon, DaemonSpec, Family, Host, Lab, process::poll},
     messages::{Message, answer_to},
     proxy::ScriptedProxy,
     sipp::{CallOptions, Uas, run_calls},
 };
 
 use crate::{
-    cluster::{Cluster, NOTICE, in_dialog, used},
+    cluster::{Cluster, NOTICE, in_dialog, member, used},
     support::{ARRIVAL, as_root, daemon_file, socket, vip_socket},
 };
 
@@ -37,6 +37,7 @@ pub(crate) fn trials() -> Vec<Trial> {
             "proxy_mode::nobody_but_the_backend_can_answer",
             no_open_relay,
         ),
+        as_root("proxy_mode::an_icmp_error_has_the_backend_asked", icmp),
         as_root("proxy_mode::what_may_not_go_on_is_answered", answered),
     ]);
     trials
@@ -284,6 +285,35 @@ fn no_open_relay() -> Result<()> {
     ensure!(
         cluster.client.recv_from(&mut buffer).is_err(),
         "more than one response came through"
+    );
+    Ok(())
+}
+
+/// Probes are twenty seconds apart; the network tells of the closed port at the first message.
+fn icmp() -> Result<()> {
+    let mut cluster = Cluster::start(1, "options", |_, spec| {
+        in_proxy_mode(spec);
+        spec.services[0].extra += "[service.probe]\ninterval = \"20s\"\ntimeout = \"200ms\"\n";
+        Ok(())
+    })?;
+    cluster.daemon.wait_for("heard it", NOTICE, |status| {
+        member(status, 1)["heard_ms_ago"].is_number()
+    })?;
+    cluster.proxies[0] = None;
+    let found = poll(NOTICE, || {
+        for n in 0..10 {
+            let invite = Message::invite()
+                .call_id(&format!("icmp-{n}@client"))
+                .build();
+            cluster.client.send_to(&invite, vip_socket(Family::V4))?;
+        }
+        let status = cluster.daemon.status()?;
+        Ok((member(&status, 1)["state"] == "dead").then_some(()))
+    })?;
+    ensure!(
+        found.is_some(),
+        "{:#}",
+        cluster.daemon.status()?["services"]
     );
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use sip_forwarder_ebpf::abi::{BackendId, ServiceId, Slot};
+use sip_forwarder_ebpf::abi::{BackendId, BackendRef, ServiceId, Slot};
 use tracing::{error, info, warn};
 
 use crate::{
@@ -156,6 +156,23 @@ impl Conductor {
         let now = self.now();
         if let Some(service) = self.find(service) {
             service.control.answer(now, backend, answer);
+        }
+    }
+
+    /// A message did not reach a backend: it is to be asked at once.
+    pub(super) fn unreachable(&mut self, backend: BackendRef) {
+        let now = self.now();
+        for service in &mut self.services {
+            if service.id != backend.service {
+                continue;
+            }
+            let named = service
+                .numbers
+                .iter()
+                .find(|(_, id)| **id == backend.backend);
+            if let Some((name, _)) = named {
+                service.control.unreachable(now, name);
+            }
         }
     }
 

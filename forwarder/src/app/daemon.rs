@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
-use sip_forwarder_ebpf::abi::ServiceId;
+use sip_forwarder_ebpf::abi::{BackendRef, ServiceId};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
@@ -77,6 +77,12 @@ async fn serve(
     ground
         .tables
         .set_manners(manners(&config, &state.numbering));
+    let (told, unreachable) = mpsc::channel(UNREACHABLE);
+    ground.tables.tell_unreachable(told);
+    let heard = Heard {
+        unreachable,
+        ..heard
+    };
     let workers = start_workers(&config, &state, &ground.tables)?;
     let attachments = ground.attach(&config, pins)?;
 
@@ -150,7 +156,12 @@ pub(super) struct Heard {
     pub(super) reports: mpsc::Receiver<Vec<heartbeat::Report>>,
     /// What became of OPTIONS.
     pub(super) answers: mpsc::Receiver<Probed>,
+    /// Backends that a message did not reach.
+    pub(super) unreachable: mpsc::Receiver<BackendRef>,
 }
+
+/// How many such may wait. More of them say nothing new.
+const UNREACHABLE: usize = 64;
 
 /// Everything that runs.
 pub(super) struct Daemon {
@@ -208,6 +219,7 @@ impl Daemon {
                     }
                 }
                 Some(probed) = heard.answers.recv() => self.answered(&probed),
+                Some(backend) = heard.unreachable.recv() => self.conductor.unreachable(backend),
                 // Many changes come together, and each costs a look at every way.
                 Some(()) = self.ground.changes.recv() => {
                     moved.get_or_insert_with(|| Instant::now() + WAYS_PAUSE);

@@ -50,6 +50,7 @@ impl Ears {
         let heard = Heard {
             reports: reported,
             answers,
+            unreachable: mpsc::channel(1).1,
         };
         Ok((ears, heard))
     }

@@ -2,6 +2,7 @@
 
 mod calls;
 pub mod counters;
+mod errors;
 pub mod memory;
 mod name;
 mod options;

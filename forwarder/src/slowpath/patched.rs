@@ -7,6 +7,7 @@ use sip_forwarder_ebpf::verdict::Verdict;
 use socket2::Socket;
 
 use super::{
+    errors,
     name::Name,
     receive::{BATCH, empty_header},
     transparent::send_headers,
@@ -69,6 +70,7 @@ impl Pieces {
             begin = end;
         }
         let mut at = 0;
+        let mut told = None;
         while at < batch.len() {
             // Every header's name and parts live until here, with the lengths given.
             match send_headers(socket.as_raw_fd(), &mut headers[at..batch.len()]) {
@@ -77,6 +79,8 @@ impl Pieces {
                     at += count;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Of a message before: this one has not been tried.
+                Err(error) if errors::is_earlier(&error) && told != Some(at) => told = Some(at),
                 Err(error) => {
                     done(&batch[at], Err(error));
                     at += 1;

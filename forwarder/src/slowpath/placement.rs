@@ -77,6 +77,9 @@ pub trait Tables: Send + Sync {
     /// Is this host and port, as written in a URI, the service's own VIP?
     fn is_own_name(&self, service: ServiceId, host: &[u8], port: u16) -> bool;
 
+    /// The network says that a message to this address did not arrive.
+    fn unreachable(&self, service: ServiceId, destination: SocketAddr);
+
     /// Counts a message's end.
     fn count(&self, verdict: Verdict);
 }

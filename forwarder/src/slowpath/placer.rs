@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU32, Ordering},
     },
 };
@@ -12,14 +12,15 @@ use std::{
 use arc_swap::ArcSwap;
 use sip_forwarder_ebpf::{
     abi::{
-        Affinity, Backend, BackendFlags, BackendId, Event, Key, Policy, RING_SLOTS, Recent,
-        SentByKey, Service, ServiceId, Slot,
+        Affinity, Backend, BackendFlags, BackendId, BackendRef, Event, Key, Policy, RING_SLOTS,
+        Recent, SentByKey, Service, ServiceId, Slot,
     },
     hash::{self, Digest},
     rule::{self, Decision, Entry, Found},
     scan::REFUSAL_TAG,
     verdict::Verdict,
 };
+use tokio::sync::mpsc::Sender;
 use tracing::warn;
 
 use super::{
@@ -51,6 +52,8 @@ pub struct Placer<S> {
     refusal_key: [u64; 2],
     recent_mask: u32,
     manners: ArcSwap<HashMap<ServiceId, Manners>>,
+    /// Where unreachable backends are told.
+    unreachable: OnceLock<Sender<BackendRef>>,
     /// Whose turn it is under policy `round-robin`, by service.
     turns: Vec<AtomicU32>,
 }
@@ -72,6 +75,7 @@ impl<S: Store> Placer<S> {
                 .map(|label| hash::digest(hash_key, label).0),
             recent_mask: recent_entries - 1,
             manners: ArcSwap::default(),
+            unreachable: OnceLock::new(),
             turns: (0..services).map(|_| AtomicU32::new(0)).collect(),
         }
     }
@@ -282,11 +286,19 @@ impl<S: Store> Placer<S> {
 pub trait Managed: Tables {
     /// Tells how services behave when nobody takes new calls. Those not named drop them.
     fn set_manners(&self, manners: HashMap<ServiceId, Manners>);
+
+    /// Tells here from now on which backends messages did not reach.
+    fn tell_unreachable(&self, to: Sender<BackendRef>);
 }
 
 impl<S: Store> Managed for Placer<S> {
     fn set_manners(&self, manners: HashMap<ServiceId, Manners>) {
         self.manners.store(Arc::new(manners));
+    }
+
+    fn tell_unreachable(&self, to: Sender<BackendRef>) {
+        // Only the daemon asks for it, once.
+        let _ = self.unreachable.set(to);
     }
 }
 
@@ -310,6 +322,16 @@ impl<S: Store> Tables for Placer<S> {
     fn spiral_source(&self, source: SocketAddr) -> Option<SocketAddr> {
         let origin = self.store.origin(source).ok()??;
         Some(self.store.service(origin.service).ok()?.vip.into())
+    }
+
+    fn unreachable(&self, service: ServiceId, destination: SocketAddr) {
+        if let (Some(told), Ok(Some(origin))) =
+            (self.unreachable.get(), self.store.origin(destination))
+            && origin.service == service
+        {
+            // Where there is no room, others have told of it.
+            let _ = told.try_send(origin);
+        }
     }
 
     fn takes_calls(&self, service: ServiceId) -> bool {

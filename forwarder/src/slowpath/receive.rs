@@ -7,7 +7,7 @@ use std::{
     ptr,
 };
 
-use super::name::Name;
+use super::{errors, name::Name};
 
 /// Datagrams taken from a socket by one call, at most.
 pub const BATCH: usize = 32;
@@ -89,6 +89,7 @@ impl Batch {
 fn nothing(error: io::Error) -> io::Result<usize> {
     match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(0),
+        _ if errors::is_earlier(&error) => Ok(0),
         _ => Err(error),
     }
 }

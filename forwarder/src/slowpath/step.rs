@@ -236,6 +236,8 @@ mod tests {
             host == b"192.0.2.1" && port == 5060
         }
 
+        fn unreachable(&self, _: ServiceId, _: SocketAddr) {}
+
         fn count(&self, verdict: Verdict) {
             panic!("a step counts nothing, not even {verdict:?}");
         }

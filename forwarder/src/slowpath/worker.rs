@@ -16,7 +16,7 @@ use sip_forwarder_ebpf::{abi::ServiceId, verdict::Verdict};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{
-    options,
+    errors, options,
     patched::{Patched, Pieces},
     placement::Tables,
     proxying::{Proxied, ProxyStep},
@@ -158,6 +158,12 @@ impl Vip {
             vip: address,
             source,
         })?;
+        if matches!(listen.manner, Manner::Proxy(_)) {
+            errors::keep(&socket, address).map_err(|source| WorkerError::Socket {
+                vip: address,
+                source,
+            })?;
+        }
         socket
             .bind(&address.into())
             .map_err(|source| WorkerError::Bind {
@@ -257,6 +263,9 @@ impl Worker {
             .collect();
         while self.wait(&mut waits) {
             for (vip, wait) in vips.iter().zip(&waits[1..]) {
+                if wait.revents & libc::POLLERR != 0 {
+                    self.heed_errors(vip);
+                }
                 if wait.revents != 0 {
                     self.serve(vip, &mut batch);
                 }
@@ -326,6 +335,13 @@ impl Worker {
             }
             Step::Reply(answer) => self.reply(vip, &answer, verdict),
             Step::Absorb => self.tables.count(verdict),
+        }
+    }
+
+    /// Tells whom messages did not reach.
+    fn heed_errors(&self, vip: &Vip) {
+        while let Some(destination) = errors::next(vip.socket.as_fd()) {
+            self.tables.unreachable(vip.service, destination);
         }
     }
 

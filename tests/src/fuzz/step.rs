@@ -113,6 +113,8 @@ impl Tables for Memory {
         host == b"192.0.2.1" && port == VIP.port()
     }
 
+    fn unreachable(&self, _: ServiceId, _: SocketAddr) {}
+
     fn count(&self, verdict: Verdict) {
         panic!("a step counts nothing, not even {verdict:?}");
     }
