@@ -12,19 +12,20 @@ pub fn checked(original: &[u8], patch: &Patch, own: &str) -> Result<Vec<u8>, Str
     patch.write_to(original, &mut left);
     let mut back = Vec::new();
     let (mut at, mut out) = (0, 0);
-    let mut inserted: &[u8] = &[];
+    // Two changes may touch each other.
+    let mut inserted = Vec::new();
     for piece in patch.pieces() {
         match piece {
             Piece::Inserted(range) => {
-                inserted = &patch.inserted()[range.clone()];
+                inserted.extend_from_slice(&patch.inserted()[range.clone()]);
                 out += range.len();
             }
             Piece::Original(range) => {
                 if range.start < at {
                     return Err(format!("{range:?} is sent again"));
                 }
-                change(original, at..range.start, inserted, own)?;
-                inserted = &[];
+                change(original, at..range.start, &inserted, own)?;
+                inserted.clear();
                 back.extend_from_slice(&original[at..range.start]);
                 back.extend_from_slice(&left[out..out + range.len()]);
                 out += range.len();
@@ -32,7 +33,7 @@ pub fn checked(original: &[u8], patch: &Patch, own: &str) -> Result<Vec<u8>, Str
             }
         }
     }
-    change(original, at..original.len(), inserted, own)?;
+    change(original, at..original.len(), &inserted, own)?;
     back.extend_from_slice(&original[at..]);
     if out != left.len() || back != original {
         return Err("without the changes it is another message".to_owned());

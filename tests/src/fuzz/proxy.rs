@@ -176,3 +176,33 @@ fn respond(request: &[u8]) -> Vec<u8> {
 fn position(text: &[u8], part: &[u8]) -> Option<usize> {
     text.windows(part.len()).position(|window| window == part)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_seeds_of_backends_come_where_they_are_to() {
+        let outward = &include_bytes!("../../fuzz/seeds/proxy/outward")[..];
+        let spiral = &include_bytes!("../../fuzz/seeds/proxy/spiral")[..];
+        let route = "198.51.100.8:5070".parse().unwrap();
+        for (seed, sender, to, verdict) in [
+            (outward, BACKEND, route, Verdict::ReturnedRequest),
+            (outward, CLIENT, BACKEND, Verdict::ForwardedHome),
+            (spiral, BACKEND, BACKEND, Verdict::ForwardedHome),
+        ] {
+            let done = step(seed, sender, Mood::Open, true, &mut Patch::default());
+            assert_eq!(done, (ProxyStep::Forward { to }, verdict), "{sender}");
+        }
+    }
+
+    #[test]
+    fn a_forged_cookie_is_known_for_one() {
+        let forged = include_bytes!("../../fuzz/seeds/proxy/forged");
+        let (what, verdict) = step(forged, BACKEND, Mood::Open, true, &mut Patch::default());
+        assert_eq!(
+            (what, verdict),
+            (ProxyStep::Absorb, Verdict::DroppedResponseForged)
+        );
+    }
+}
