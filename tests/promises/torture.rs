@@ -3,28 +3,38 @@
 //!
 //! Mode `proxy` has its own expectations in the same table ([`Torture::expected_in_proxy_mode`]).
 
-use std::net::SocketAddr;
+use std::{collections::HashMap, net::SocketAddr};
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 use sip_forwarder::{
     dataplane::KernelTables,
-    slowpath::step::{Step, step},
+    sip::proxy::Patch,
+    slowpath::{
+        proxying::ProxyStep,
+        step::{Step, step},
+    },
 };
-use sip_forwarder_ebpf::{abi::ServiceId, verdict::Verdict};
+use sip_forwarder_ebpf::{
+    abi::ServiceId,
+    verdict::{Outcome, Verdict},
+};
 use sip_forwarder_tests::{
-    corpus::{self, InNatMode, Torture},
+    corpus::{self, InNatMode, InProxyMode, Torture},
     frames::parse,
-    lab::{Family, Host},
+    fuzz::proxied,
+    lab::{Daemon, DaemonSpec, Family, Host, Lab},
+    messages::Message,
     parity::agree,
+    patches,
     program::{Action, Program},
 };
 
 use crate::{
     packets::{Bench, config, in_lab},
     support::{
-        CLIENT_PORT, anywhere, arrival, as_root, forwarding_lab, program_file, proxy_sockets,
-        socket, verdict, vip_socket,
+        ARRIVAL, CLIENT_PORT, anywhere, arrival, as_root, daemon_file, forwarding_lab,
+        program_file, proxy_sockets, socket, verdict, vip_socket,
     },
 };
 
@@ -48,6 +58,12 @@ pub(crate) fn trials() -> Vec<Trial> {
             move || every_byte(family),
         ));
     }
+    trials.push(anywhere("torture::mode_proxy_changes_what_it_may", || {
+        each("in mode proxy", corpus::all(), |message| {
+            by_proxy(message).map(drop)
+        })
+    }));
+    trials.push(as_root("torture::mode_proxy_loses_nothing", through_proxy));
     trials
 }
 
@@ -210,4 +226,126 @@ fn every_byte(family: Family) -> Result<()> {
 /// A message that takes the slow path and reaches a backend: a folded header.
 fn last() -> &'static [u8] {
     corpus::RFC_4475[0].bytes
+}
+
+/// What the messages of a client come to in mode `proxy`, as verdicts.
+fn by_proxy(message: &Torture) -> Result<Verdict> {
+    let mut patch = Patch::default();
+    let (what, verdict) = proxied(message.bytes, &mut patch);
+    let outcome = verdict.entry().outcome;
+    match (message.expected_in_proxy_mode(), what) {
+        (InProxyMode::Forwarded | InProxyMode::LeftToBackend(_), ProxyStep::Forward { .. }) => {
+            ensure!(outcome == Outcome::Forwarded, "{verdict:?}");
+            let left =
+                patches::checked(message.bytes, &patch, "192.0.2.1").map_err(anyhow::Error::msg)?;
+            ensure!(body(&left) == body(message.bytes), "another body");
+        }
+        (InProxyMode::Answered(code), ProxyStep::Reply(answer)) => {
+            let status = format!("SIP/2.0 {code} ");
+            ensure!(
+                answer.bytes.starts_with(status.as_bytes()),
+                "{}",
+                answer.bytes.escape_ascii()
+            );
+            ensure!(verdict == Verdict::AnsweredFault, "{verdict:?}");
+        }
+        (InProxyMode::Dropped, ProxyStep::Absorb) => {
+            let expected = match message.in_nat_mode {
+                InNatMode::Forwarded => Verdict::DroppedResponseNotOurs,
+                InNatMode::NoCallId => Verdict::DroppedNoCallId,
+                InNatMode::NotSip => Verdict::DroppedNotSip,
+            };
+            ensure!(verdict == expected, "{verdict:?}");
+        }
+        (expected, what) => anyhow::bail!("{what:?} {verdict:?}, not {expected:?}"),
+    }
+    Ok(verdict)
+}
+
+/// Behind the first empty line.
+fn body(message: &[u8]) -> &[u8] {
+    let end = message.windows(4).position(|four| four == b"\r\n\r\n");
+    end.map_or(&[], |end| &message[end + 4..])
+}
+
+/// Through the daemon: what is to arrive arrives, all else is counted as what it is, and afterwards a good
+/// INVITE comes through.
+fn through_proxy() -> Result<()> {
+    let family = Family::V4;
+    let lab = Lab::new(3)?;
+    let mut spec = DaemonSpec::of_lab(daemon_file()?, &lab, family);
+    spec.userspace = true;
+    spec.services[0].extra += "mode = \"proxy\"\n";
+    let daemon = Daemon::start(&lab, &spec)?;
+    let proxies = proxy_sockets(&lab, family)?;
+    let client = socket(&lab, Host::Client, family, CLIENT_PORT)?;
+    let (mut sent, mut other) = (0, HashMap::<&str, u64>::new());
+    each("through the daemon", corpus::all(), |message| {
+        client.send_to(message.bytes, vip_socket(family))?;
+        sent += 1;
+        let entry = by_proxy(message)?.entry();
+        if entry.outcome != Outcome::Forwarded {
+            *other.entry(entry.name).or_default() += 1;
+            return Ok(());
+        }
+        let arrived = arrival(&proxies)?;
+        ensure!(arrived.from == vip_socket(family), "from {}", arrived.from);
+        let own = format!("\r\nVia: SIP/2.0/UDP {}", vip_socket(family));
+        let text = arrived.payload.escape_ascii();
+        ensure!(
+            contains(&arrived.payload, own.as_bytes()),
+            "without our Via: {text}"
+        );
+        ensure!(
+            contains(&arrived.payload, call_id(message.bytes)?),
+            "another message: {text}"
+        );
+        ensure!(
+            body(&arrived.payload) == body(message.bytes),
+            "another body: {text}"
+        );
+        Ok(())
+    })?;
+    let invite = Message::invite().call_id("good@client").build();
+    client.send_to(&invite, vip_socket(family))?;
+    sent += 1;
+    let arrived = arrival(&proxies)?;
+    ensure!(contains(&arrived.payload, b"good@client"), "not the INVITE");
+    let total = || -> Result<u64> {
+        let status = daemon.status()?;
+        let verdicts = status["verdicts"].as_array().context("no verdicts")?;
+        let count = |v: &serde_json::Value, path: &str| v[path].as_u64().unwrap_or(0);
+        Ok(verdicts
+            .iter()
+            .map(|v| count(v, "fast") + count(v, "slow"))
+            .sum())
+    };
+    // A worker counts after it has sent.
+    daemon.wait_for("counted every message", ARRIVAL, |_| {
+        total().is_ok_and(|total| total >= sent)
+    })?;
+    ensure!(total()? == sent, "{} counted of {sent}", total()?);
+    for (name, count) in other {
+        let counted = verdict(&daemon, name)?;
+        ensure!(
+            counted == (0, count),
+            "{name} is counted {counted:?} times, not {count}"
+        );
+    }
+    Ok(())
+}
+
+fn call_id(message: &[u8]) -> Result<&[u8]> {
+    let line = message
+        .split(|&b| b == b'\n')
+        .find(|line| {
+            let lower = line.to_ascii_lowercase();
+            lower.starts_with(b"call-id") || lower.starts_with(b"i:")
+        })
+        .context("no Call-ID")?;
+    Ok(line)
+}
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
 }

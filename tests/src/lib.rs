@@ -9,7 +9,7 @@
 //! - [`history`]: when each backend saw a call, and whether it had reason to move.
 //! - [`frames`] and [`messages`]: packets and SIP messages built byte by byte, for tests that send their own.
 //! - [`corpus`]: the torture messages of RFC 4475 and RFC 5118; [`parity`]: the fast scan against the full reader.
-//! - [`fuzz`]: what fuzzing feeds.
+//! - [`fuzz`]: what fuzzing feeds; [`patches`]: what mode `proxy` changed in a message, and nothing else.
 //! - [`flood`]: many messages, and who counts them; [`stateless`]: boxes that only send on.
 //! - [`proxy`]: a proxy that behaves as a test says.
 //! - [`program`]: the XDP program on single packets, without an interface.
@@ -30,6 +30,7 @@ pub mod lab;
 pub mod load;
 pub mod messages;
 pub mod parity;
+pub mod patches;
 pub mod program;
 pub mod proxy;
 pub mod sipp;

@@ -49,6 +49,8 @@ enum Target {
     Reader,
     /// A worker's whole step.
     Step,
+    /// The same in mode `proxy`, and the way back of what was sent on.
+    Proxy,
     /// Heartbeats: none that was made up, damaged or repeated is believed.
     Heartbeat,
 }
@@ -59,6 +61,7 @@ impl Target {
             Self::Scan => "scan",
             Self::Reader => "reader",
             Self::Step => "step",
+            Self::Proxy => "proxy",
             Self::Heartbeat => "heartbeat",
         }
     }

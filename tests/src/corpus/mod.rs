@@ -59,8 +59,10 @@ pub enum InProxyMode {
     Forwarded,
     /// Answered with this status code.
     Answered(u16),
-    /// Sent on by a tolerant proxy, answered with this status code by a strict one.
-    ForwardedOrAnswered(u16),
+    /// Sent on, though a server would answer with this status code: what is wrong is nothing that sending
+    /// on needs (section 16.3 item 1), and the backends, who are one proxy with the forwarder to everybody
+    /// else, answer it.
+    LeftToBackend(u16),
     /// Thrown away: a response whose top Via is not the proxy's own, or that must not be answered.
     Dropped,
 }

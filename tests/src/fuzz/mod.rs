@@ -2,6 +2,7 @@
 //! test `fuzz_seeds` feeds them the seeds and all torture messages, without a fuzzer.
 
 mod heartbeat;
+mod proxy;
 mod step;
 
 use std::net::SocketAddr;
@@ -15,16 +16,18 @@ use sip_forwarder::sip::{
 use crate::parity::agree;
 
 pub use heartbeat::heartbeat;
+pub use proxy::{proxied, proxy};
 pub use step::step;
 
 /// A function that is fed.
 pub type Target = fn(&[u8]);
 
 /// All of them, by name.
-pub const TARGETS: [(&str, Target); 4] = [
+pub const TARGETS: [(&str, Target); 5] = [
     ("scan", scan),
     ("reader", reader),
     ("step", step),
+    ("proxy", proxy),
     ("heartbeat", heartbeat),
 ];
 

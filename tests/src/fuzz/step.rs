@@ -14,19 +14,19 @@ use sip_forwarder_ebpf::{
 
 use super::CLIENT;
 
-const SERVICE: ServiceId = ServiceId(0);
-const BACKEND: SocketAddr = SocketAddr::new(
+pub(super) const SERVICE: ServiceId = ServiceId(0);
+pub(super) const BACKEND: SocketAddr = SocketAddr::new(
     std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)),
     5060,
 );
-const VIP: SocketAddr = SocketAddr::new(
+pub(super) const VIP: SocketAddr = SocketAddr::new(
     std::net::IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)),
     5060,
 );
 
 /// How the tables are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mood {
+pub(super) enum Mood {
     /// Everybody is open.
     Open,
     /// Nobody takes new calls.
@@ -73,7 +73,7 @@ fn check(data: &[u8], mood: Mood, what: &Step, verdict: Verdict) {
 /// What an answer holds that the request did not. A byte that is no UTF-8 becomes three.
 const OWN_WORDS: usize = 400;
 
-struct Memory(Mood);
+pub(super) struct Memory(pub(super) Mood);
 
 impl Tables for Memory {
     fn place(&self, service: ServiceId, message: &Message<'_>) -> Placed {
@@ -98,7 +98,7 @@ impl Tables for Memory {
     }
 
     fn is_backend(&self, _: ServiceId, source: SocketAddr) -> bool {
-        self.spiral_source(source).is_some()
+        source == BACKEND || self.spiral_source(source).is_some()
     }
 
     fn spiral_source(&self, source: SocketAddr) -> Option<SocketAddr> {

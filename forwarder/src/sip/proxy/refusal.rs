@@ -25,6 +25,9 @@ pub enum Refusal {
     /// The next hop of a backend's request is neither SIP nor SIPS.
     #[error("the request's next hop is no SIP URI")]
     UnsupportedScheme,
+    /// It is of a version of SIP that nobody here speaks (RFC 4475 section 3.1.2.16).
+    #[error("the request is of another version of SIP")]
+    UnsupportedVersion,
     /// It came back as it went.
     #[error("the request was here before, with the same destination")]
     Loop,
@@ -60,6 +63,7 @@ impl Refusal {
             Self::Loop => 482,
             Self::TooManyHops => 483,
             Self::NextHopIsName | Self::NextHopTransport => 500,
+            Self::UnsupportedVersion => 505,
             Self::TooLarge => 513,
         }
     }
@@ -78,6 +82,7 @@ impl Refusal {
             Self::TooManyHops => "Too Many Hops",
             Self::NextHopIsName => "Next Hop Is Not an Address",
             Self::NextHopTransport => "Next Hop Is Not on UDP",
+            Self::UnsupportedVersion => "Version Not Supported",
             Self::TooLarge => "Message Too Large",
         }
     }

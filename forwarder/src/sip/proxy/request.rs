@@ -16,7 +16,7 @@ use super::{
 };
 use crate::sip::{
     address,
-    headers::{Name, Sip, StartLine, trim},
+    headers::{Name, Sip, StartLine, find, trim},
 };
 
 /// What a request has ahead of it that does not say (RFC 3261 section 16.6 item 3).
@@ -116,6 +116,12 @@ impl Proxy {
             return Outward::Drop(DropReason::NotARequest);
         };
         patch.clear();
+        if is_other_version(sip) {
+            return match method {
+                b"ACK" => Outward::Drop(DropReason::Ack(Refusal::UnsupportedVersion)),
+                _ => Outward::Refuse(Refusal::UnsupportedVersion),
+            };
+        }
         let mut unfolded = mem::take(&mut patch.unfolded);
         let fields = Fields::read(sip, &mut unfolded);
         let request = Request {
@@ -339,6 +345,18 @@ impl Request<'_> {
             });
         }
     }
+}
+
+/// Does the start line end in a version that is SIP's, but not 2.0? Our Via would be a promise that
+/// nobody can keep. What is no version at all is for the backends.
+fn is_other_version(sip: &Sip<'_>) -> bool {
+    let before_headers = sip.bytes()[..sip.lines().offset()].trim_ascii();
+    let end = find(before_headers, b'\n').unwrap_or(before_headers.len());
+    let line = before_headers[..end].trim_ascii_end();
+    let word = line.rsplit(|&b| b <= b' ').next().unwrap_or_default();
+    word.get(..4)
+        .is_some_and(|name| name.eq_ignore_ascii_case(b"SIP/"))
+        && !word[4..].eq_ignore_ascii_case(b"2.0")
 }
 
 fn write_received(ip: IpAddr, out: &mut Vec<u8>) {

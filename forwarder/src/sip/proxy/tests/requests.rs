@@ -338,3 +338,20 @@ fn a_backends_request_goes_to_the_next_hop() {
     }
     assert_eq!(Refusal::NextHopIsName.code(), 500);
 }
+
+#[test]
+fn another_version_of_sip_is_refused() {
+    for (version, refused) in [
+        ("SIP/7.0", true),
+        ("sip/2.01  ", true),
+        ("SIP/2.0\t ", false),
+        ("sip/2.0", false),
+        ("HTTP/1.1", false),
+    ] {
+        let original = request("OPTIONS sip:b@y", VIA, "").replacen("SIP/2.0", version, 1);
+        let done = inward(&proxy(), format!("\r\n{original}").as_bytes(), CLIENT);
+        let expected = Err(Inward::Refuse(Refusal::UnsupportedVersion));
+        assert_eq!(done == expected, refused, "{version}: {done:?}");
+    }
+    assert_eq!(Refusal::UnsupportedVersion.code(), 505);
+}
