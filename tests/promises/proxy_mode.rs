@@ -168,7 +168,7 @@ fn branches() -> Result<()> {
 }
 
 /// A 200 to the request that reached a proxy.
-fn answer_to(request: &[u8]) -> Vec<u8> {
+pub(crate) fn answer_to(request: &[u8]) -> Vec<u8> {
     let text = String::from_utf8_lossy(request);
     let repeated: Vec<&str> = text
         .lines()
