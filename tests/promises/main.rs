@@ -11,6 +11,7 @@ mod heartbeats;
 mod next_hops;
 mod orders;
 mod packets;
+mod peers;
 mod proxy_mode;
 mod rule;
 mod shares;
@@ -33,6 +34,7 @@ fn main() {
         packets::trials(),
         rule::trials(),
         proxy_mode::trials(),
+        peers::trials(),
         torture::trials(),
         fuzz_seeds::trials(),
         truncation::trials(),

@@ -3,6 +3,8 @@
 //! It stands at port 5060, relays what starts a call to the UAS at port 5070 and advertises the VIP in Record-Route;
 //! in its Via it is itself. What the caller sends later comes with the VIP as Route, which Kamailio takes for its own:
 //! any of them can serve it.
+//!
+//! Or it is a registrar, for peers that are real phones: see [`Kamailio::registrar`].
 
 use std::fmt;
 use std::fs;
@@ -73,8 +75,24 @@ impl Kamailio {
 
     /// Starts one on a proxy that relays to somebody else, and waits until it listens.
     pub fn relaying(lab: &Lab, host: Host, relay: &Relay) -> Result<Self> {
+        Self::configured(lab, host, &configuration(host, relay))
+    }
+
+    /// Starts one on a proxy that is a registrar, and waits until it listens: it sends what is for a user to where
+    /// that user registered with it.
+    pub fn registrar(
+        lab: &Lab,
+        host: Host,
+        family: Family,
+        record_route: RecordRoute,
+    ) -> Result<Self> {
+        let text = include_str!("scenarios/registrar.cfg");
+        Self::configured(lab, host, &filled_in(text, host, family, record_route))
+    }
+
+    fn configured(lab: &Lab, host: Host, text: &str) -> Result<Self> {
         let stem = format!("kamailio-{}-{host}", unique());
-        let process = launch(lab, host, &stem, &configuration(host, relay))?;
+        let process = launch(lab, host, &stem, text)?;
         let log = CallLog::new(host, process.log().to_owned(), MARKER);
         Ok(Self {
             process,
@@ -187,18 +205,23 @@ impl fmt::Display for InUri {
 }
 
 fn configuration(host: Host, relay: &Relay) -> String {
-    let vip = InUri(vip(relay.family));
-    let record_route = match relay.record_route {
+    let text = include_str!("scenarios/kamailio.cfg");
+    filled_in(text, host, relay.family, relay.record_route)
+        .replace("@NEXT@", &relay.next.to_string())
+        .replace("@NEXT_PORT@", &relay.next.port().to_string())
+}
+
+/// The words that every configuration has.
+fn filled_in(text: &str, host: Host, family: Family, record_route: RecordRoute) -> String {
+    let vip = InUri(vip(family));
+    let record_route = match record_route {
         RecordRoute::Vip => format!("record_route_preset(\"{vip}:{PORT}\")"),
         RecordRoute::Own => "record_route()".to_owned(),
     };
-    include_str!("scenarios/kamailio.cfg")
-        .replace("@OWN@", &InUri(host.address(relay.family)).to_string())
+    text.replace("@OWN@", &InUri(host.address(family)).to_string())
         .replace("@VIP@", &vip.to_string())
         .replace("@PORT@", &PORT.to_string())
         .replace("@RECORD_ROUTE@", &record_route)
-        .replace("@NEXT@", &relay.next.to_string())
-        .replace("@NEXT_PORT@", &relay.next.port().to_string())
 }
 
 #[cfg(test)]

@@ -12,11 +12,13 @@
 //! - [`fuzz`]: what fuzzing feeds; [`patches`]: what mode `proxy` changed in a message, and nothing else.
 //! - [`flood`]: many messages, and who counts them; [`stateless`]: boxes that only send on.
 //! - [`proxy`]: a proxy that behaves as a test says.
+//! - [`baresip`] and [`sipsak`]: a phone and a tester's tool that others wrote.
 //! - [`program`]: the XDP program on single packets, without an interface.
 //!
 //! Nothing here decides anything about forwarding: expectations live in the tests.
 
 pub mod agent;
+pub mod baresip;
 pub mod calls;
 pub mod corpus;
 pub mod dispatcher;
@@ -34,4 +36,5 @@ pub mod patches;
 pub mod program;
 pub mod proxy;
 pub mod sipp;
+pub mod sipsak;
 pub mod stateless;

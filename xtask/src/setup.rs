@@ -14,11 +14,13 @@ use crate::shell::{cargo, is_root, output, root, run, say};
 /// Debian and Ubuntu packages with a Rust compiler that has `core` for BPF.
 const COMPILER_PACKAGES: [&str; 2] = ["rustc-web", "libstd-rust-web-dev-bpf"];
 /// Programs the lab and the tests call, and the packages they come in.
-const PROGRAMS: [(&str, &str); 4] = [
+const PROGRAMS: [(&str, &str); 6] = [
     ("ip", "iproute2"),
     ("ethtool", "ethtool"),
     ("sipp", "sip-tester"),
     ("kamailio", "kamailio"),
+    ("baresip", "baresip-core"),
+    ("sipsak", "sipsak"),
 ];
 const LINKER_VERSION: &str = "0.13.0";
 const TARGET: &str = "bpfel-unknown-none";
