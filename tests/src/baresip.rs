@@ -16,6 +16,11 @@ const DONE: Duration = Duration::from_secs(15);
 /// How long it may take to take leave of its peer and of the registrar.
 const END: Duration = Duration::from_secs(10);
 
+/// The end of `200 OK (server) [1 binding]`.
+const REGISTERED: &str = "binding]";
+const ESTABLISHED: &str = "Call established: ";
+const CLOSED: &str = "session closed";
+
 /// A phone's owner and what the phone does by itself.
 #[derive(Clone, Copy, Debug)]
 pub struct Line<'a> {
@@ -48,18 +53,18 @@ impl Baresip {
         let log = lab.dir().join(format!("{stem}.log"));
         let process = Process::start(lab, Host::Client, command, &log)?;
         let mut phone = Self { process };
-        phone.wait_for_words("binding]")?;
+        phone.wait_for_words(REGISTERED)?;
         Ok(phone)
     }
 
-    /// Waits until its call is up.
+    /// Waits until its call is up; fails at once if the call is refused.
     pub fn wait_established(&mut self) -> Result<()> {
-        self.wait_for_words("Call established")
+        self.wait_for_words(ESTABLISHED)
     }
 
     /// Waits until its call is over.
     pub fn wait_closed(&mut self) -> Result<()> {
-        self.wait_for_words("session closed")
+        self.wait_for_words(CLOSED)
     }
 
     /// Ends the phone: it hangs up, takes back its registration and goes.
@@ -83,14 +88,19 @@ impl Baresip {
         let log = self.process.log().to_owned();
         self.process
             .wait_until(&format!("says `{words}`"), DONE, || {
-                Ok(read(&log)?.contains(words))
+                let text = read(&log)?;
+                ensure!(
+                    words == CLOSED || !text.contains(CLOSED),
+                    "the call ended before the phone says `{words}`:\n{text}"
+                );
+                Ok(text.contains(words))
             })
     }
 }
 
 /// The event that a line tells of, without what differs from run to run (the duration, the colours).
 fn event(line: &str) -> Option<String> {
-    let found = ["Call established: ", "session closed"]
+    let found = [ESTABLISHED, CLOSED]
         .iter()
         .find_map(|words| line.find(words))?;
     let text = &line[found..];

@@ -72,6 +72,17 @@ impl CallLog {
         Ok(self.entries(&text).filter_map(timed).collect())
     }
 
+    /// The methods it saw of every Call-ID.
+    pub fn methods(&self) -> Result<BTreeMap<String, BTreeSet<String>>> {
+        let text = self.text()?;
+        let mut methods: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for entry in self.entries(&text) {
+            let of_call = methods.entry(entry.call_id.to_owned()).or_default();
+            of_call.insert(entry.method.to_owned());
+        }
+        Ok(methods)
+    }
+
     fn text(&self) -> Result<String> {
         match fs::read(&self.path) {
             Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),

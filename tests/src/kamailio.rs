@@ -242,4 +242,13 @@ mod tests {
         assert!(text.contains("listen=udp:[fd00:210:3::2]:5060"), "{text}");
         assert!(!text.contains('@'), "{text}");
     }
+
+    #[test]
+    fn a_registrar_has_all_words_filled_in() {
+        for record_route in [RecordRoute::Vip, RecordRoute::Own] {
+            let text = include_str!("scenarios/registrar.cfg");
+            let text = filled_in(text, Host::Proxy(1), Family::V4, record_route);
+            assert!(!text.contains('@'), "{text}");
+        }
+    }
 }
