@@ -38,6 +38,8 @@ pub(crate) fn trials() -> Vec<Trial> {
             no_open_relay,
         ),
         as_root("proxy_mode::an_icmp_error_has_the_backend_asked", icmp),
+        as_root("proxy_mode::every_response_finds_back", responses),
+        as_root("proxy_mode::large_messages_are_fragmented", large),
         as_root("proxy_mode::what_may_not_go_on_is_answered", answered),
     ]);
     trials
@@ -345,5 +347,50 @@ fn answered() -> Result<()> {
                 })
             })
         })?;
+    Ok(())
+}
+
+/// Every response of a call finds back: provisional ones, a final one of each class, a second 200 of a
+/// forked call.
+fn responses() -> Result<()> {
+    let cluster = cluster(2)?;
+    let invite = Message::invite().call_id("many@client").build();
+    let (proxy, request) = cluster.proxied(&invite)?;
+    for status in [
+        "100 Trying",
+        "180 Ringing",
+        "183 Session Progress",
+        "200 OK",
+        "200 OK",
+        "302 Moved Temporarily",
+        "486 Busy Here",
+        "603 Decline",
+    ] {
+        cluster.answer(proxy, &answer_to(&request, status, ""))?;
+        let response = String::from_utf8(cluster.back()?)?;
+        ensure!(
+            response.starts_with(&format!("SIP/2.0 {status}\r\n")) && !response.contains("sfw="),
+            "{response}"
+        );
+    }
+    Ok(())
+}
+
+/// What is larger than the way on carries leaves in fragments, in both directions.
+fn large() -> Result<()> {
+    let cluster = cluster(1)?;
+    let invite = Message::invite()
+        .call_id("large@client")
+        .body_size(3_000)
+        .build();
+    let (proxy, request) = cluster.proxied(&invite)?;
+    ensure!(
+        request.len() > invite.len(),
+        "{} bytes arrived",
+        request.len()
+    );
+    let body = format!("X-Fill: {}\r\n", "x".repeat(3_000));
+    cluster.answer(proxy, &answer_to(&request, "200 OK", &body))?;
+    ensure!(cluster.back()?.len() > 3_000);
     Ok(())
 }
