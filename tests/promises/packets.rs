@@ -4,18 +4,16 @@ use std::net::{SocketAddr, UdpSocket};
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
-use sip_forwarder::config::{
-    Backend, Config, Forwarder, Gate, Health, Key, Limits, Mode, Probe, Service, Spread,
-};
+use sip_forwarder::config::Config;
 use sip_forwarder_ebpf::{
     abi::{BackendFlags, VlanTags},
     verdict::Verdict,
 };
 use sip_forwarder_tests::{
     frames::{Fragment, UdpChecksum, UdpFrame, parse},
-    lab::{Family, Host, Lab, vip},
+    lab::{Family, Host, Lab},
     messages::Message,
-    program::{Action, NEXT_HOP, OWN_MAC, Program, Ran},
+    program::{Action, NEXT_HOP, OWN_MAC, Program, Ran, config_of, nat_service},
 };
 
 use crate::support::{CLIENT_PORT, SIP_PORT, as_root, program_file, vip_socket};
@@ -89,30 +87,11 @@ pub(crate) fn in_lab_with(
 }
 
 pub(crate) fn config(family: Family) -> Config {
-    let backend = |n| Backend {
-        name: Host::Proxy(n).to_string(),
-        address: Host::Proxy(n).socket(family, SIP_PORT),
-        weight: 1,
-        health: Health::None,
-        gate: Gate::default(),
-    };
-    Config {
-        forwarder: Forwarder::default(),
-        heartbeats: None,
-        limits: Limits::default(),
-        services: vec![Service {
-            name: "lab".to_owned(),
-            vip: SocketAddr::new(vip(family), SIP_PORT),
-            mode: Mode::Nat,
-            record_route: false,
-            advertise: None,
-            key: Key::CallId,
-            register_key: Key::CallId,
-            spread: Spread::default(),
-            probe: Probe::default(),
-            backends: (1..=3).map(backend).collect(),
-        }],
-    }
+    let proxies = (1..=3).map(|n| {
+        let host = Host::Proxy(n);
+        (host.to_string(), host.socket(family, SIP_PORT))
+    });
+    config_of(vec![nat_service("lab", vip_socket(family), proxies)])
 }
 
 impl Bench {

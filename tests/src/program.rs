@@ -1,6 +1,6 @@
 //! The XDP program on single packets, by `BPF_PROG_TEST_RUN`: nothing is attached, nothing pinned.
 
-use std::{fs, path::Path, sync::Arc, time::Duration};
+use std::{fs, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use aya::{
@@ -8,10 +8,13 @@ use aya::{
     programs::{TestRun as _, TestRunOptions, Xdp},
 };
 use sip_forwarder::{
-    config::Config,
+    config::{
+        self, Config, Forwarder, Gate, Health, Heartbeats, Key, Limits, Mode, Probe, Service,
+        Spread,
+    },
     control::{
-        numbering::Numbering,
-        ring::{self, RingMember},
+        numbering::{Number, Numbering},
+        service::{Saved, ServiceControl, Timing},
     },
     dataplane::{KernelStore, KernelTables, Maps, attach, maps_load, nexthop::NextHop, publish},
     slowpath::counters::Counters,
@@ -31,6 +34,44 @@ pub const NEXT_HOP: [u8; 6] = [2, 0, 0, 0, 0xb, 1];
 pub const OWN_MAC: [u8; 6] = [2, 0, 0, 0, 0xf, 1];
 /// Longest packet that comes out, in bytes.
 const OUT_LENGTH: usize = 10_240;
+
+/// Services in mode `nat`, and nothing else out of the ordinary.
+#[must_use]
+pub fn config_of(services: Vec<Service>) -> Config {
+    Config {
+        forwarder: Forwarder::default(),
+        heartbeats: None,
+        limits: Limits::default(),
+        services,
+    }
+}
+
+/// A service in mode `nat` whose backends (name, address) nobody watches.
+pub fn nat_service(
+    name: &str,
+    vip: SocketAddr,
+    backends: impl IntoIterator<Item = (String, SocketAddr)>,
+) -> Service {
+    let backend = |(name, address)| config::Backend {
+        name,
+        address,
+        weight: 1,
+        health: Health::None,
+        gate: Gate::default(),
+    };
+    Service {
+        name: name.to_owned(),
+        vip,
+        mode: Mode::Nat,
+        record_route: false,
+        advertise: None,
+        key: Key::CallId,
+        register_key: Key::CallId,
+        spread: Spread::default(),
+        probe: Probe::default(),
+        backends: backends.into_iter().map(backend).collect(),
+    }
+}
 
 /// What the program did with a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,24 +157,16 @@ impl Program {
         Ok(())
     }
 
-    /// The slots of a service's ring, with every backend open.
-    fn columns(&self, service: &sip_forwarder::config::Service) -> Vec<Slot> {
-        let members: Vec<RingMember<'_>> = service
-            .backends
-            .iter()
-            .filter_map(|b| {
-                Some(RingMember {
-                    id: self
-                        .numbering
-                        .backend(&service.name, &b.name, b.address)?
-                        .id(),
-                    name: &b.name,
-                    weight: b.weight,
-                    open: true,
-                })
-            })
-            .collect();
-        ring::build(&members)
+    /// The slots of a service's ring, as control makes them of what is new.
+    fn columns(&self, service: &Service) -> Vec<Slot> {
+        let timing = Timing::from(&Heartbeats::default());
+        let (now, saved) = (Duration::ZERO, Saved::default());
+        ServiceControl::new(now, now, service, timing, &saved, |_| false).columns(|name| {
+            let backend = service.backends.iter().find(|b| b.name == name);
+            backend
+                .and_then(|b| self.numbering.backend(&service.name, name, b.address))
+                .map_or(BackendId::NONE, Number::id)
+        })
     }
 
     /// Gives the first service a ring all of whose slots are alike.

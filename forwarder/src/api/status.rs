@@ -167,6 +167,9 @@ pub struct Heartbeats {
     pub forged: u64,
     /// Dropped: not newer than what came before.
     pub replayed: u64,
+    /// Times that another agent took over a backend's reports: two report as one.
+    #[serde(default)]
+    pub rivalries: u64,
     /// Dropped: of no session, and the backend had its challenges for now.
     pub unchallenged: u64,
 }

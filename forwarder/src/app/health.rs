@@ -132,6 +132,7 @@ impl Ears {
             wrong_forwarder: counts.wrong_forwarder,
             forged: counts.forged,
             replayed: counts.replayed,
+            rivalries: counts.rivalries,
         })
     }
 }

@@ -1,21 +1,6 @@
 //! The ring of one service: both columns of every slot.
 
-use sip_forwarder_ebpf::abi::{BackendId, RING_SLOTS, Slot};
-
-use super::maglev::{self, Member};
-
-/// One backend, as its ring needs it.
-#[derive(Clone, Copy, Debug)]
-pub struct RingMember<'a> {
-    /// Its number.
-    pub id: BackendId,
-    /// Its name.
-    pub name: &'a str,
-    /// Its configured weight.
-    pub weight: u16,
-    /// May it be given new calls?
-    pub open: bool,
-}
+use sip_forwarder_ebpf::abi::{BackendId, Slot};
 
 /// Nobody, where a column holds indexes of backends.
 pub const NOBODY: u16 = u16::MAX;
@@ -56,93 +41,34 @@ pub fn slots(home: &[u16], target: &[u16], admit: &[u16], ids: &[BackendId]) -> 
         .collect()
 }
 
-/// The slots of a service's ring that nothing ever settles in.
-///
-/// The home column is what weighted Maglev over the configured backends says; the admit column is
-/// the same, but where that backend is not open it is what weighted Maglev over the open ones says.
-/// With nobody open, admit is nobody.
-#[must_use]
-pub fn build(members: &[RingMember<'_>]) -> Vec<Slot> {
-    let target = maglev::table(&weights(members, |_| true), RING_SLOTS);
-    if target.is_empty() {
-        return vec![Slot::EMPTY; RING_SLOTS as usize];
-    }
-    let open: Vec<bool> = members.iter().map(|m| m.open).collect();
-    let fallback = if open.iter().all(|&open| open) {
-        Vec::new()
-    } else {
-        maglev::table(&weights(members, |m| m.open), RING_SLOTS)
-    };
-    let ids: Vec<BackendId> = members.iter().map(|m| m.id).collect();
-    slots(&target, &target, &admit(&target, &fallback, &open), &ids)
-}
-
-fn weights<'a>(
-    members: &[RingMember<'a>],
-    takes_part: impl Fn(&RingMember<'_>) -> bool,
-) -> Vec<Member<'a>> {
-    members
-        .iter()
-        .map(|m| Member {
-            name: m.name,
-            weight: if takes_part(m) { m.weight } else { 0 },
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn members(open: [bool; 3]) -> Vec<RingMember<'static>> {
-        ["a", "b", "c"]
-            .into_iter()
-            .zip(open)
-            .enumerate()
-            .map(|(i, (name, open))| RingMember {
-                id: BackendId(i as u16),
-                name,
-                weight: 1,
-                open,
-            })
-            .collect()
-    }
+    const IDS: [BackendId; 3] = [BackendId(7), BackendId(8), BackendId(9)];
 
     #[test]
-    fn with_everybody_open_both_columns_agree() {
-        assert!(
-            build(&members([true; 3]))
-                .iter()
-                .all(|slot| slot.home() == slot.admit())
-        );
-    }
-
-    #[test]
-    fn only_slots_of_a_closed_backend_admit_elsewhere_and_evenly() {
-        let slots = build(&members([true, false, true]));
-        let mut admitted = [0; 3];
-        for slot in &slots {
-            if slot.home() == BackendId(1) {
-                assert_ne!(slot.admit(), BackendId(1));
-                admitted[usize::from(slot.admit().0)] += 1;
-            } else {
-                assert_eq!(slot.home(), slot.admit());
-            }
-        }
-        let mean = f64::from(admitted[0] + admitted[2]) / 2.0;
-        assert!(
-            (f64::from(admitted[0]) - mean).abs() / mean < 0.05,
-            "{admitted:?}"
-        );
+    fn only_slots_of_a_closed_backend_admit_elsewhere() {
+        let admitted = admit(&[0, 1, 2, 1], &[0, 2, 2, 0], &[true, false, true]);
+        assert_eq!(admitted, [0, 2, 2, 0]);
     }
 
     #[test]
     fn with_nobody_open_calls_keep_their_homes() {
-        let slots = build(&members([false; 3]));
-        assert!(
-            slots
-                .iter()
-                .all(|slot| slot.admit().0 == 0x7fff && slot.home().0 < 3)
-        );
+        let home = [0, 1, 2];
+        let admitted = admit(&home, &[], &[false; 3]);
+        for (slot, id) in slots(&home, &home, &admitted, &IDS).into_iter().zip(IDS) {
+            assert_eq!((slot.home(), slot.settling()), (id, false));
+            assert_eq!(slot.admit(), Slot::EMPTY.admit());
+        }
+    }
+
+    #[test]
+    fn a_slot_settles_while_its_home_is_not_its_target() {
+        let settling: Vec<bool> = slots(&[0, 0], &[0, 1], &[0, 1], &IDS)
+            .into_iter()
+            .map(Slot::settling)
+            .collect();
+        assert_eq!(settling, [false, true]);
     }
 }

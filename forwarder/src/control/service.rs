@@ -11,6 +11,7 @@
 
 mod backend;
 mod change;
+mod judge;
 mod notice;
 mod status;
 mod tables;
@@ -27,9 +28,8 @@ use thiserror::Error;
 use super::{
     Now,
     homes::{self, Homes, Share},
-    liveness::Liveness,
-    probing::{Answer, Probing},
-    ring, suspicion, weights,
+    probing::Answer,
+    ring, weights,
 };
 pub use super::{
     liveness::{Death, Timing},
@@ -482,76 +482,6 @@ impl ServiceControl {
     fn advance(&mut self, now: Now, unix: Duration) {
         self.now = self.now.max(now);
         self.epoch = unix.saturating_sub(now);
-    }
-
-    /// Heartbeats that came while we did not look are not missing.
-    fn excuse_own_stall(&mut self, now: Now) {
-        let gap = now.saturating_sub(self.last_tick);
-        self.last_tick = self.last_tick.max(now);
-        let excess = gap.saturating_sub(self.timing.interval);
-        if !excess.is_zero() {
-            let watched = self.backends.iter_mut().filter_map(Backend::liveness);
-            suspicion::excuse(now, excess, watched);
-        }
-    }
-
-    fn judge(&mut self, now: Now) {
-        let mut watched: Vec<&mut Liveness> = self
-            .backends
-            .iter_mut()
-            .filter_map(Backend::liveness)
-            .collect();
-        self.undecided = suspicion::judge(now, self.timing, self.elsewhere, &mut watched);
-        self.judge_answers(now);
-        self.notice_suspicion(false);
-    }
-
-    /// Was there anybody to judge?
-    fn judge_answers(&mut self, now: Now) -> bool {
-        let open = |b: &mut Backend| b.probing().and_then(|p| p.wants_proof()).is_some();
-        if !self.backends.iter_mut().any(open) {
-            return false;
-        }
-        let mut watched: Vec<&mut Probing> = self
-            .backends
-            .iter_mut()
-            .filter_map(Backend::probing)
-            .collect();
-        suspicion::judge_answers(now, &mut watched);
-        true
-    }
-
-    fn trust_again(&mut self, now: Now) {
-        let watched = self.backends.iter_mut().filter_map(Backend::liveness);
-        suspicion::heard_again(now, self.timing, watched);
-        self.notice_all();
-        self.notice_suspicion(true);
-    }
-
-    fn retarget(&mut self, now: Now) {
-        let before = self.homes.settling();
-        let members = shares(&self.backends);
-        if self.homes.retarget(members, self.spread.settle, now) {
-            self.version += 1;
-            self.saved_version += 1;
-            if self.homes.settling() != before {
-                self.tell_of_settling();
-            }
-        }
-    }
-
-    /// Opens or closes a gate after a new CPU figure.
-    fn move_gate(&mut self, index: usize) {
-        let backends = &self.backends;
-        let mean = || {
-            let live = backends.iter().filter(|b| b.is_alive());
-            let cpus: Vec<f64> = live.filter_map(|b| b.gate.cpu()).collect();
-            cpus.iter().sum::<f64>() / cpus.len().max(1) as f64
-        };
-        let mut gate = backends[index].gate.clone();
-        let moved = gate.decide(mean);
-        self.backends[index].gate = gate;
-        self.tell_of_gate(index, moved);
     }
 }
 

@@ -66,12 +66,6 @@ impl Pins {
             .join(format!("link-{}", interface.replace('.', ":")))
     }
 
-    /// Where the program is pinned.
-    #[must_use]
-    pub fn program(&self) -> PathBuf {
-        self.root.join("program")
-    }
-
     /// Is there anything pinned already, of whatever version?
     #[must_use]
     pub fn exist(&self) -> bool {

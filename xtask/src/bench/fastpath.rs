@@ -9,14 +9,12 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::bail;
 use clap::Args;
 use serde::Serialize;
-use sip_forwarder::config::{
-    Backend, Config, Forwarder, Gate, Health, Key, Limits, Mode, Probe, Service, Spread,
-};
+use sip_forwarder::config::Config;
 use sip_forwarder_tests::{
     frames::UdpFrame,
     lab::{Family, Host, Lab, vip},
     messages,
-    program::Program,
+    program::{Program, config_of, nat_service},
 };
 
 use crate::{
@@ -184,32 +182,13 @@ fn quantile(values: &mut [f64], part: f64) -> f64 {
 fn config() -> Config {
     let service = |name: &str, family| {
         let address = SocketAddr::new(vip(family), SIP_PORT);
-        let backend = |n| Backend {
-            name: format!("p{n}"),
-            address,
-            weight: 1,
-            health: Health::None,
-            gate: Gate::default(),
-        };
-        Service {
-            name: name.to_owned(),
-            vip: address,
-            mode: Mode::Nat,
-            record_route: false,
-            advertise: None,
-            key: Key::CallId,
-            register_key: Key::CallId,
-            spread: Spread::default(),
-            probe: Probe::default(),
-            backends: (1..=BACKENDS).map(backend).collect(),
-        }
+        let backends = (1..=BACKENDS).map(|n| (format!("p{n}"), address));
+        nat_service(name, address, backends)
     };
-    Config {
-        forwarder: Forwarder::default(),
-        heartbeats: None,
-        limits: Limits::default(),
-        services: vec![service("four", Family::V4), service("six", Family::V6)],
-    }
+    config_of(vec![
+        service("four", Family::V4),
+        service("six", Family::V6),
+    ])
 }
 
 fn packets(family: Family) -> Vec<Packet> {

@@ -2,7 +2,6 @@ mod identity;
 mod properties;
 mod requests;
 mod responses;
-mod speed;
 
 use std::net::SocketAddr;
 
