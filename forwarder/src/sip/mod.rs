@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod answer;
+pub mod framing;
 pub mod headers;
 pub mod proxy;
 pub mod reader;
