@@ -1,7 +1,8 @@
 //! What a worker asks of the connections, and hands to them.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Instant};
 
+use bytes::Bytes;
 use sip_forwarder_ebpf::{abi::ServiceId, verdict::Verdict};
 
 use crate::sip::transport::{Flow, Transport};
@@ -51,9 +52,12 @@ pub struct Outbound {
     /// Where it goes.
     pub next: Next,
     /// All of it, as it leaves.
-    pub bytes: Vec<u8>,
+    pub bytes: Bytes,
     /// What is counted once it is on its way.
     pub verdict: Verdict,
+    /// Since when it has been on its way: one that a backend does not take is tried elsewhere for a
+    /// while.
+    pub since: Instant,
 }
 
 /// The connections.

@@ -50,6 +50,12 @@ pub enum Refusal {
     /// The connection that the client is reached by is gone (RFC 5626 section 5.3).
     #[error("the connection that the request's next hop was reached by is gone")]
     FlowFailed,
+    /// No connection to the request's next hop can be opened.
+    #[error("no connection to the request's next hop can be opened")]
+    NextHopUnreachable,
+    /// No connection to any backend can be opened.
+    #[error("no connection to a backend can be opened")]
+    Unreachable,
 }
 
 impl Refusal {
@@ -71,7 +77,8 @@ impl Refusal {
             Self::FlowFailed => 430,
             Self::Loop => 482,
             Self::TooManyHops => 483,
-            Self::NextHopIsName | Self::NextHopTransport => 500,
+            Self::NextHopIsName | Self::NextHopTransport | Self::NextHopUnreachable => 500,
+            Self::Unreachable => 503,
             Self::UnsupportedVersion => 505,
             Self::TooLarge => 513,
         }
@@ -91,6 +98,8 @@ impl Refusal {
             Self::TooManyHops => "Too Many Hops",
             Self::NextHopIsName => "Next Hop Is Not an Address",
             Self::NextHopTransport => "Next Hop Transport Not Available",
+            Self::NextHopUnreachable => "Next Hop Unreachable",
+            Self::Unreachable => "Service Unavailable",
             Self::BadFlowToken => "Bad Flow Token",
             Self::FlowFailed => "Flow Failed",
             Self::UnsupportedVersion => "Version Not Supported",
