@@ -91,6 +91,12 @@ fn refuse_what_needs_a_restart(old: &Config, new: &Config) -> Result<(), String>
     if old.limits != new.limits {
         return Err("[limits] was changed; tables keep their sizes until `sip-forwarder unload`, which a restart must follow".into());
     }
+    if old.connections != new.connections {
+        return Err(
+            "[connections] was changed; that needs a restart of the daemon, which ends connections"
+                .into(),
+        );
+    }
     if old.forwarder != new.forwarder {
         return Err(
             "[forwarder] was changed; that needs a restart of the daemon (no message is lost)"
@@ -155,6 +161,13 @@ fn differences_of(old: &Service, new: &Service) -> Vec<String> {
                     &backend.health,
                 );
                 changed(&mut lines, &whose, "gate", &before.gate, &backend.gate);
+                changed(
+                    &mut lines,
+                    &whose,
+                    "server_name",
+                    &before.server_name,
+                    &backend.server_name,
+                );
             }
         }
     }
@@ -170,7 +183,24 @@ fn differences_of(old: &Service, new: &Service) -> Vec<String> {
     );
     changed(&mut lines, &whose, "spread", &old.spread, &new.spread);
     changed(&mut lines, &whose, "probe", &old.probe, &new.probe);
+    connections(&mut lines, &whose, old, new);
     lines
+}
+
+/// What differs about a service's connections.
+fn connections(lines: &mut Vec<String>, whose: &str, old: &Service, new: &Service) {
+    changed(lines, whose, "transport", &old.transport, &new.transport);
+    changed(
+        lines,
+        whose,
+        "large_by_tcp",
+        &old.large_by_tcp,
+        &new.large_by_tcp,
+    );
+    changed(lines, whose, "edge", &old.edge, &new.edge);
+    changed(lines, whose, "backend_ca", &old.backend_ca, &new.backend_ca);
+    changed(lines, whose, "listen", &old.listeners, &new.listeners);
+    changed(lines, whose, "tls", &old.tls, &new.tls);
 }
 
 fn changed<T: PartialEq + Debug>(lines: &mut Vec<String>, whose: &str, what: &str, a: &T, b: &T) {
