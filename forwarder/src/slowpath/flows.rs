@@ -62,8 +62,8 @@ pub struct Outbound {
 
 /// The connections.
 pub trait Flows: Send + Sync {
-    /// Can a message be sent by this flow now, or can a connection be opened for it?
-    fn is_open(&self, flow: &Flow) -> bool;
+    /// Can a message of this service be sent by this flow now, or can a connection be opened for it?
+    fn is_open(&self, service: ServiceId, flow: &Flow) -> bool;
 
     /// Does this backend take large messages by TCP?
     fn takes_large_by_tcp(&self, backend: SocketAddr) -> bool;
@@ -77,7 +77,7 @@ pub trait Flows: Send + Sync {
 pub struct Unconnected;
 
 impl Flows for Unconnected {
-    fn is_open(&self, flow: &Flow) -> bool {
+    fn is_open(&self, _: ServiceId, flow: &Flow) -> bool {
         !flow.transport.has_connections()
     }
 

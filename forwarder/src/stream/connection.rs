@@ -6,12 +6,12 @@ use bytes::Bytes;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::{
-    Limits,
     counters::Ending,
     hub::Hub,
     registry::{Admitted, Handle, Order, Registered},
     wire::{Incoming, PONG, Wire},
 };
+use crate::config::Connections;
 use crate::{
     sip::{
         answer,
@@ -112,7 +112,7 @@ impl<W: Wire> Connection<W> {
         &self.registered.handle
     }
 
-    fn limits(&self) -> &Limits {
+    fn limits(&self) -> &Connections {
         self.hub.limits()
     }
 
@@ -150,8 +150,7 @@ impl<W: Wire> Connection<W> {
                 self.hurry();
             }
             // A client that does not take answers may not ask. A backend may: it might wait for the same.
-            let is_heard =
-                self.admitted.is_none() || self.registered.handle.waiting() < HIGH_WATER;
+            let is_heard = self.admitted.is_none() || self.registered.handle.waiting() < HIGH_WATER;
             if is_heard {
                 match self.wire.poll_read(cx) {
                     Poll::Ready(Ok(())) => return Poll::Ready(Event::Read),
@@ -236,9 +235,8 @@ impl<W: Wire> Connection<W> {
                 _ => "Bad Request",
             };
             let bytes = self.wire.rest().get(..headers).unwrap_or_default();
-            let refusal = Sip::cut(bytes).and_then(|sip| {
-                answer::refuse(&sip, self.sender.flow.peer, status, reason, None)
-            });
+            let refusal = Sip::cut(bytes)
+                .and_then(|sip| answer::refuse(&sip, self.sender.flow.peer, status, reason, None));
             if let Some(refusal) = refusal {
                 self.answer(refusal.bytes.into());
             }

@@ -13,10 +13,10 @@ use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
-    Limits,
     counters::Ending,
     wire::{Incoming, Wire},
 };
+use crate::config::Connections;
 use crate::sip::framing::{self, Frame, Framer, FramingError};
 
 /// Bytes taken in by one read at most.
@@ -43,7 +43,7 @@ pub(super) struct Framed<S> {
 }
 
 impl<S> Framed<S> {
-    pub(super) fn new(stream: S, limits: &Limits) -> Self {
+    pub(super) fn new(stream: S, limits: &Connections) -> Self {
         Self {
             stream,
             framer: Framer::default(),
@@ -210,19 +210,22 @@ mod tests {
         let expected = [message(1), "ping".into(), message(2), message(3)];
         for size in [1, 7, 64, 100_000] {
             let (mut peer, ours) = duplex(size);
-            let mut wire = Framed::new(ours, &Limits::default());
+            let mut wire = Framed::new(ours, &Connections::default());
             let stream = stream.clone();
             let sender = tokio::spawn(async move { peer.write_all(stream.as_bytes()).await });
             assert_eq!(read_all(&mut wire).await, expected, "in pieces of {size}");
             sender.await.unwrap().unwrap();
-            assert_eq!(wire.pending.capacity(), 0.max(wire.pending.capacity().min(KEPT)));
+            assert_eq!(
+                wire.pending.capacity(),
+                0.max(wire.pending.capacity().min(KEPT))
+            );
         }
     }
 
     #[tokio::test]
     async fn what_waits_leaves_in_order_as_the_peer_takes_it() {
         let (mut peer, ours) = duplex(10);
-        let mut wire = Framed::new(ours, &Limits::default());
+        let mut wire = Framed::new(ours, &Connections::default());
         let mut expected = String::new();
         for number in 0..2 * SLICES {
             expected += &message(number);

@@ -19,7 +19,6 @@ use socket2::Socket;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::{
-    Limits,
     counters::Counters,
     link::{Link, LinkKey},
     registry::{Registry, Unsent},
@@ -27,6 +26,7 @@ use super::{
     streams::Task,
     whole,
 };
+use crate::config::Connections;
 use crate::{
     sip::{
         answer,
@@ -76,7 +76,7 @@ pub struct Picture {
 impl Hub {
     /// Without services. `first` should be random, see [`Registry::new`].
     #[must_use]
-    pub fn new(limits: Limits, tables: Arc<dyn Tables>, first: u64) -> Self {
+    pub fn new(limits: Connections, tables: Arc<dyn Tables>, first: u64) -> Self {
         Self {
             registry: Arc::new(Registry::new(limits, first)),
             tables,
@@ -121,7 +121,7 @@ impl Hub {
         let _ = self.threads.set(threads);
     }
 
-    pub(super) fn limits(&self) -> &Limits {
+    pub(super) fn limits(&self) -> &Connections {
         &self.registry.limits
     }
 
@@ -206,9 +206,8 @@ impl Hub {
     }
 
     fn send_by_connection(&self, worker: usize, mut message: Outbound) {
-        let Some(whole) = whole::for_stream(message.bytes.clone()) else {
-            self.tables.count(Verdict::DroppedMalformed);
-            return;
+        let Some(whole) = whole::for_stream(&message.bytes) else {
+            return self.give_up(worker, &message, Refusal::BadLength);
         };
         message.bytes = whole;
         match message.next {
@@ -264,9 +263,12 @@ impl Hub {
             self.tables.count(Verdict::DroppedFlowGone);
             return;
         };
-        let (step, verdict) = self
-            .proxied(&service)
-            .place_again(&message.bytes, message.sender);
+        let Next::Backend { transport, .. } = message.next else {
+            return self.give_up(worker, &message, Refusal::NextHopUnreachable);
+        };
+        let (step, verdict) =
+            self.proxied(&service)
+                .place_again(&message.bytes, message.sender, transport);
         match step {
             ProxyStep::Forward(next) => {
                 self.counters.repeat();
@@ -326,11 +328,10 @@ impl Hub {
 }
 
 impl Flows for Hub {
-    fn is_open(&self, flow: &Flow) -> bool {
+    fn is_open(&self, service: ServiceId, flow: &Flow) -> bool {
         match (flow.transport, flow.connection) {
             (Transport::Udp, _) | (Transport::Tcp, None) => true,
-            (_, Some(id)) => self.registry.has(id),
-            (_, None) => self.registry.has_peer(flow),
+            _ => self.registry.find(service, flow).is_some(),
         }
     }
 

@@ -121,8 +121,8 @@ impl Link {
     fn opened(&self, hub: &Hub, handle: &Arc<Handle>) {
         let mut state = self.lock();
         state.failures = 0;
-        let stage = std::mem::replace(&mut state.stage, Stage::Open(Arc::clone(handle)));
-        if let Stage::Opening(waiting) = stage {
+        let before = std::mem::replace(&mut state.stage, Stage::Open(Arc::clone(handle)));
+        if let Stage::Opening(waiting) = before {
             for message in waiting {
                 if send(hub, handle, &message).is_err() {
                     hub.tables.count(Verdict::DroppedBacklog);
@@ -193,8 +193,7 @@ pub(super) async fn run(hub: Arc<Hub>, key: LinkKey, link: Arc<Link>) {
                 return fail(&hub, key, &link);
             };
             let name = service.backends.get(&key.peer).map_or("", String::as_str);
-            let Ok(Ok(stream)) = timeout(CONNECT, tls.connect(name, key.peer, stream)).await
-            else {
+            let Ok(Ok(stream)) = timeout(CONNECT, tls.connect(name, key.peer, stream)).await else {
                 return fail(&hub, key, &link);
             };
             serve(&hub, key, &link, Framed::new(stream, hub.limits())).await;

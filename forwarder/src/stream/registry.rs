@@ -14,7 +14,8 @@ use dashmap::{DashMap, Entry};
 use sip_forwarder_ebpf::abi::ServiceId;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::{Limits, counters::Ending, unanswered::Unanswered};
+use super::{counters::Ending, unanswered::Unanswered};
+use crate::config::Connections;
 use crate::sip::transport::{ConnectionId, Flow, Transport};
 
 /// What a connection is told.
@@ -98,13 +99,13 @@ pub(super) struct Registry {
     admitted: AtomicUsize,
     half_open: AtomicUsize,
     next: AtomicU64,
-    pub(super) limits: Limits,
+    pub(super) limits: Connections,
 }
 
 impl Registry {
     /// Without connections. Their ids go up from `first`, which should be random, so that those of an
     /// earlier run mean nothing.
-    pub(super) fn new(limits: Limits, first: u64) -> Self {
+    pub(super) fn new(limits: Connections, first: u64) -> Self {
         Self {
             open: DashMap::new(),
             by_peer: DashMap::new(),
@@ -180,18 +181,6 @@ impl Registry {
         };
         let handle = Arc::clone(self.open.get(&id)?.value());
         (handle.service == service).then_some(handle)
-    }
-
-    /// Is the connection open that this flow names?
-    pub(super) fn has(&self, id: ConnectionId) -> bool {
-        self.open.contains_key(&id)
-    }
-
-    /// Is there a connection from this peer?
-    pub(super) fn has_peer(&self, flow: &Flow) -> bool {
-        self.by_peer
-            .iter()
-            .any(|peer| (peer.key().1, peer.key().2) == (flow.transport, flow.peer))
     }
 
     /// How many connections there are.
@@ -284,7 +273,7 @@ mod tests {
 
     const SERVICE: ServiceId = ServiceId(1);
 
-    fn registry(limits: Limits) -> Arc<Registry> {
+    fn registry(limits: Connections) -> Arc<Registry> {
         Arc::new(Registry::new(limits, 7))
     }
 
@@ -298,19 +287,25 @@ mod tests {
 
     #[test]
     fn limits_hold_and_what_ends_makes_room() {
-        let registry = registry(Limits {
+        let registry = registry(Connections {
             total: 4,
             per_source: 2,
             half_open: 3,
-            ..Limits::default()
+            ..Connections::default()
         });
         let admit = |source: &str| registry.admit(source.parse().unwrap()).unwrap();
         let mut first = admit("192.0.2.1");
         let second = admit("192.0.2.1");
         assert_eq!(refused(&registry, "192.0.2.1"), Some(Ending::RefusedSource));
-        assert_eq!(refused(&registry, "::ffff:192.0.2.1"), Some(Ending::RefusedSource));
+        assert_eq!(
+            refused(&registry, "::ffff:192.0.2.1"),
+            Some(Ending::RefusedSource)
+        );
         let third = admit("2001:db8::1");
-        assert_eq!(refused(&registry, "192.0.2.9"), Some(Ending::RefusedHalfOpen));
+        assert_eq!(
+            refused(&registry, "192.0.2.9"),
+            Some(Ending::RefusedHalfOpen)
+        );
         first.set_open();
         first.set_open();
         let fourth = admit("2001:db8::2");
@@ -318,7 +313,10 @@ mod tests {
         assert_eq!(refused(&registry, "192.0.2.9"), Some(Ending::RefusedTotal));
         drop((first, second, fourth));
         let fifth = admit("2001:db8:0:0:7::3");
-        assert_eq!(refused(&registry, "2001:db8::4"), Some(Ending::RefusedSource));
+        assert_eq!(
+            refused(&registry, "2001:db8::4"),
+            Some(Ending::RefusedSource)
+        );
         drop((third, fifth));
         assert_eq!(registry.half_open(), 0);
         assert!(registry.sources.is_empty());
@@ -326,7 +324,7 @@ mod tests {
 
     #[test]
     fn a_connection_is_found_by_id_and_by_peer_within_its_service() {
-        let registry = registry(Limits::default());
+        let registry = registry(Connections::default());
         let peer = peer("192.0.2.1:4000");
         let registered = registry.register(SERVICE, Transport::Tcp, peer, 10);
         let flow = registered.handle.flow;
@@ -348,11 +346,14 @@ mod tests {
 
     #[test]
     fn what_a_peer_does_not_take_is_bounded() {
-        let registry = registry(Limits::default());
+        let registry = registry(Connections::default());
         let mut registered = registry.register(SERVICE, Transport::Tcp, peer("192.0.2.1:1"), 10);
         let handle = Arc::clone(&registered.handle);
         assert_eq!(handle.send(Bytes::from_static(b"12345678")), Ok(()));
-        assert_eq!(handle.send(Bytes::from_static(b"123")), Err(Unsent::Backlog));
+        assert_eq!(
+            handle.send(Bytes::from_static(b"123")),
+            Err(Unsent::Backlog)
+        );
         assert_eq!(handle.waiting(), 8);
         let order = registered.inbox.try_recv().unwrap();
         assert!(matches!(order, Order::Send(_)), "{order:?}");

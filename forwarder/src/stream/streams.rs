@@ -57,6 +57,15 @@ pub(super) enum Task {
     End,
 }
 
+/// What another configuration brings, checked and opened.
+#[derive(Default)]
+pub struct Prepared {
+    services: Vec<Service>,
+    wanted: Vec<(ServiceId, Listener)>,
+    opened: Vec<Bound>,
+    ends: Vec<(Listener, watch::Sender<bool>)>,
+}
+
 /// The threads, and where they listen.
 pub struct Streams {
     hub: Arc<Hub>,
@@ -96,14 +105,15 @@ impl Streams {
         Ok(running)
     }
 
-    /// Serves these services from now on. New listeners are opened first: if one cannot be, nothing
-    /// changes. Connections stay, but for those of services and listeners that are gone.
-    pub fn apply(&mut self, services: Vec<Service>) -> Result<(), StreamsError> {
+    /// Opens the listeners that these services have and that are not open yet. Nothing is accepted there
+    /// before [`Streams::commit`].
+    pub fn prepare(&self, services: Vec<Service>) -> Result<Prepared, StreamsError> {
         let wanted: Vec<_> = services
             .iter()
             .flat_map(|s| s.listeners.iter().map(|&l| (s.id, l)))
             .collect();
         let mut opened = Vec::new();
+        let mut ends = Vec::new();
         for &(service, listener) in &wanted {
             if !self.listeners.contains_key(&listener) {
                 let (end, ended) = watch::channel(false);
@@ -115,9 +125,26 @@ impl Streams {
                         end: ended.clone(),
                     });
                 }
-                self.listeners.insert(listener, end);
+                ends.push((listener, end));
             }
         }
+        Ok(Prepared {
+            services,
+            wanted,
+            opened,
+            ends,
+        })
+    }
+
+    /// Serves these services from now on. Connections stay, but for those of services that are gone.
+    pub fn commit(&mut self, prepared: Prepared) {
+        let Prepared {
+            services,
+            wanted,
+            opened,
+            ends,
+        } = prepared;
+        self.listeners.extend(ends);
         let ids: HashSet<_> = services.iter().map(|s| s.id).collect();
         self.hub.set_services(
             services
@@ -137,9 +164,9 @@ impl Streams {
             }
             stays
         });
-        self.hub.registry.close(Ending::Shutdown, |handle| {
-            !ids.contains(&handle.service)
-        });
+        self.hub
+            .registry
+            .close(Ending::Shutdown, |handle| !ids.contains(&handle.service));
         Ok(())
     }
 

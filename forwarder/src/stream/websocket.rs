@@ -23,10 +23,10 @@ use tokio_tungstenite::{
 };
 
 use super::{
-    Limits,
     counters::Ending,
     wire::{Incoming, PONG, Wire},
 };
+use crate::config::Connections;
 use crate::sip::{framing::FramingError, headers::Sip};
 
 /// The name of SIP among the protocols over WebSocket (RFC 7118 section 4.1).
@@ -47,7 +47,7 @@ pub(super) struct WebSocket<S> {
 }
 
 /// Answers a client's handshake. `Err` if it is none, or not for SIP; the client was told then.
-pub(super) async fn accept<S>(stream: S, limits: &Limits) -> Result<WebSocket<S>, Ending>
+pub(super) async fn accept<S>(stream: S, limits: &Connections) -> Result<WebSocket<S>, Ending>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -117,7 +117,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire for WebSocket<S> {
         let Some(message) = self.taken.take() else {
             return Ok(None);
         };
-        if message.iter().all(|b| b.is_ascii_whitespace()) {
+        if message.iter().all(u8::is_ascii_whitespace) {
             return Ok(Some(Incoming::Ping));
         }
         if Sip::cut(&message).is_none() {

@@ -7,14 +7,14 @@ use crate::sip::framing::{Frame, Framer, FramingError, Limits};
 
 /// The message as a stream may carry it: with a Content-Length, and without what stands behind the
 /// body. `None` if its body is shorter than it says, or it says two things.
-pub(super) fn for_stream(message: Bytes) -> Option<Bytes> {
+pub(super) fn for_stream(message: &Bytes) -> Option<Bytes> {
     let limits = Limits {
         headers: message.len(),
         message: usize::MAX,
     };
-    match Framer::default().next(&message, &limits) {
+    match Framer::default().next(message, &limits) {
         Ok(Frame::Message { length }) => Some(message.slice(..length)),
-        Err(FramingError::NoContentLength { headers }) => with_length(&message, headers),
+        Err(FramingError::NoContentLength { headers }) => with_length(message, headers),
         _ => None,
     }
 }
@@ -48,7 +48,7 @@ mod tests {
             (of("", ""), Some(of("Content-Length: 0\r\n", ""))),
             (Bytes::from_static(b"hello"), None),
         ] {
-            assert_eq!(for_stream(given.clone()), left, "{given:?}");
+            assert_eq!(for_stream(&given), left, "{given:?}");
         }
     }
 }

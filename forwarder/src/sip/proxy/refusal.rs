@@ -50,6 +50,9 @@ pub enum Refusal {
     /// The connection that the client is reached by is gone (RFC 5626 section 5.3).
     #[error("the connection that the request's next hop was reached by is gone")]
     FlowFailed,
+    /// It is longer or shorter than its Content-Length says, and goes on by a stream.
+    #[error("the request's Content-Length does not fit its body")]
+    BadLength,
     /// No connection to the request's next hop can be opened.
     #[error("no connection to the request's next hop can be opened")]
     NextHopUnreachable,
@@ -71,7 +74,8 @@ impl Refusal {
             | Self::MissingHeader
             | Self::AmbiguousHeader
             | Self::BadMaxForwards
-            | Self::BadNextHop => 400,
+            | Self::BadNextHop
+            | Self::BadLength => 400,
             Self::BadFlowToken => 403,
             Self::UnsupportedScheme => 416,
             Self::FlowFailed => 430,
@@ -100,6 +104,7 @@ impl Refusal {
             Self::NextHopTransport => "Next Hop Transport Not Available",
             Self::NextHopUnreachable => "Next Hop Unreachable",
             Self::Unreachable => "Service Unavailable",
+            Self::BadLength => "Bad Content-Length",
             Self::BadFlowToken => "Bad Flow Token",
             Self::FlowFailed => "Flow Failed",
             Self::UnsupportedVersion => "Version Not Supported",
