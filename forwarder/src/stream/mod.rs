@@ -1,0 +1,3 @@
+//! Connections: what services take and make besides datagrams.
+
+pub mod tls;
