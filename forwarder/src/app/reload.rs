@@ -28,10 +28,12 @@ pub(super) async fn reload(daemon: &mut Daemon) -> Result<Reloaded, Refusal> {
     let prepared = daemon.ears.prepare(&config).map_err(invalid)?;
     let mut state = daemon.state.clone();
     state.numbering = numbering;
-    let workers = if daemon.served == served(&config) {
+    let connections = daemon.connected.prepare(&config, &state).map_err(invalid)?;
+    let mut workers = if daemon.served == served(&config) {
         None
     } else {
-        let started = start_workers(&config, &state, &daemon.ground.tables);
+        let flows = daemon.connected.flows();
+        let started = start_workers(&config, &state, &daemon.ground.tables, flows);
         Some(started.map_err(|e| invalid(e.into()))?)
     };
     // Numbers before what stands under them: after a crash, what the maps hold must mean the same.
@@ -45,6 +47,10 @@ pub(super) async fn reload(daemon: &mut Daemon) -> Result<Reloaded, Refusal> {
     daemon.ground.set_ways(ways);
     daemon.ears.reconfigure(&old, &daemon.config, prepared);
     let published = publish_all(daemon);
+    if let Some(workers) = &mut workers {
+        daemon.connected.send_by(workers);
+    }
+    daemon.connected.commit(connections);
     if let Some(new) = workers
         && let Some(before) = daemon.workers.replace(new)
     {

@@ -7,6 +7,7 @@ pub mod headers;
 pub mod proxy;
 pub mod reader;
 pub mod stun;
+pub mod transport;
 
 #[cfg(test)]
 mod parity;
