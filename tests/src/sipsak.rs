@@ -29,6 +29,17 @@ pub fn register(lab: &Lab, user: &str, contact: SocketAddr, family: Family) -> R
     )
 }
 
+/// Registers a user at the VIP by TCP. Where the user is then found is the connection's business. (The sipsak of Debian
+/// 12 is built without TLS.)
+pub fn register_by_tcp(lab: &Lab, user: &str, family: Family) -> Result<()> {
+    run(
+        lab,
+        user,
+        family,
+        &["--usrloc-mode", "--expires", "60", "--transport", "tcp"],
+    )
+}
+
 /// Asks a user at the VIP by OPTIONS. Fails unless sipsak ends with 0, that is unless the user answers with 2xx.
 /// (The sipsak of Debian 12 crashes in its modes
 /// for MESSAGE.)
