@@ -29,6 +29,7 @@ use crate::{
     slowpath::{
         Managed, Manners,
         counters::Counters,
+        flows::{Flows, Unconnected},
         worker::{Listen, Manner, WorkerError, Workers},
     },
     state::{self, State, StateDir},
@@ -429,7 +430,13 @@ pub(super) fn start_workers(
             })
         })
         .collect();
-    Workers::start(&vips, worker_count(config), Arc::clone(tables) as _)
+    let flows: Arc<dyn Flows> = Arc::new(Unconnected);
+    Workers::start(
+        &vips,
+        worker_count(config),
+        &(Arc::clone(tables) as _),
+        &flows,
+    )
 }
 
 /// How a service's messages are sent on.

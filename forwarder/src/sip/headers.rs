@@ -119,10 +119,13 @@ fn status_code(text: &[u8]) -> Option<u16> {
 
 /// Is this a token (RFC 3261 section 25.1)?
 fn is_token(bytes: &[u8]) -> bool {
-    !bytes.is_empty()
-        && bytes
-            .iter()
-            .all(|b| b.is_ascii_alphanumeric() || b"-.!%*_+`'~".contains(b))
+    !bytes.is_empty() && bytes.iter().copied().all(is_token_byte)
+}
+
+/// May `byte` stand in a token (RFC 3261 section 25.1)?
+#[must_use]
+pub fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-.!%*_+`'~".contains(&byte)
 }
 
 /// Is `byte` a blank (SP or HT)?
@@ -213,6 +216,14 @@ pub struct Line {
     pub value: Range<usize>,
     /// Does it go over more than one line?
     pub folded: bool,
+}
+
+impl Line {
+    /// Its name as it is written in `bytes`, the message, without blanks around it.
+    #[must_use]
+    pub fn written<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        trim(&bytes[self.whole.start..self.value.start - 1])
+    }
 }
 
 /// One header.

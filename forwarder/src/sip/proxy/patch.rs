@@ -72,6 +72,14 @@ impl Patch {
             .for_each(|slice| out.extend_from_slice(slice));
     }
 
+    /// The whole message.
+    #[must_use]
+    pub fn to_vec(&self, original: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.length());
+        self.write_to(original, &mut out);
+        out
+    }
+
     /// Forgets the last message.
     pub(super) fn clear(&mut self) {
         self.count = 0;
