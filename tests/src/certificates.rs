@@ -2,6 +2,7 @@
 //! the lab's usually, and go with it.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -84,6 +85,9 @@ impl Authority {
         };
         write(&issued.chain, &certificate.pem())?;
         write(&issued.key, &key.serialize_pem())?;
+        // A key that others may read is no key.
+        fs::set_permissions(&issued.key, fs::Permissions::from_mode(0o600))
+            .with_context(|| format!("cannot protect {}", issued.key.display()))?;
         Ok(issued)
     }
 }

@@ -101,8 +101,8 @@ fn phones_call() -> Result<()> {
     let phone = Phone::new(&lab, Host::Phone, "carol", &trust.target(Transport::Udp))?;
     let registered = phone.register()?;
     ensure!(
-        registered.contains("received=10.210.0.2;rport=4"),
+        registered.contains(";received=10.210.0.2") && registered.contains(";rport=4"),
         "the phone at home is seen as\n{registered}"
     );
-    sipsak::register_by_tcp(&lab, "dave", FAMILY)
+    sipsak::register_by_tcp(&lab, "dave")
 }

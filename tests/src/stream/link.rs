@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -23,7 +24,8 @@ pub struct Link {
     local: SocketAddr,
     server_certificate: Option<Vec<u8>>,
     commands: Option<UnboundedSender<Command>>,
-    arrived: Receiver<Unit>,
+    /// The thread of a test that waits for one end of a call is not that of the other.
+    arrived: Mutex<Receiver<Unit>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -59,7 +61,7 @@ impl Link {
             local,
             server_certificate,
             commands: Some(commands),
-            arrived,
+            arrived: Mutex::new(arrived),
             thread: Some(thread),
         })
     }
@@ -99,9 +101,13 @@ impl Link {
             .map_err(|_| anyhow!("the {} connection is closed", self.transport))
     }
 
+    fn arrived(&self) -> MutexGuard<'_, Receiver<Unit>> {
+        self.arrived.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The next unit, message or empty line; an error if none comes in time or the connection is closed.
     pub fn unit(&self, within: Duration) -> Result<Unit> {
-        self.arrived.recv_timeout(within).map_err(|error| {
+        self.arrived().recv_timeout(within).map_err(|error| {
             let what = match error {
                 RecvTimeoutError::Timeout => format!("nothing came within {within:?}"),
                 RecvTimeoutError::Disconnected => "it was closed".to_owned(),
@@ -122,7 +128,7 @@ impl Link {
     /// What came and was not received yet.
     #[must_use]
     pub fn left(&self) -> Vec<Unit> {
-        self.arrived.try_iter().collect()
+        self.arrived().try_iter().collect()
     }
 
     /// Waits until the other side has closed; gives the messages that came before.
@@ -131,7 +137,7 @@ impl Link {
         let mut messages = Vec::new();
         loop {
             let left = deadline.saturating_duration_since(std::time::Instant::now());
-            match self.arrived.recv_timeout(left) {
+            match self.arrived().recv_timeout(left) {
                 Ok(Unit::Message(message)) => messages.push(message),
                 Ok(Unit::Crlf) => {}
                 Err(RecvTimeoutError::Disconnected) => return Ok(messages),
