@@ -9,8 +9,8 @@ use aya::{
 };
 use sip_forwarder::{
     config::{
-        self, Config, Forwarder, Gate, Health, Heartbeats, Key, Limits, Mode, Probe, Service,
-        Spread,
+        self, BackendTransport, Config, Connections, Forwarder, Gate, Health, Heartbeats, Key,
+        Limits, Mode, Probe, Service, Spread,
     },
     control::{
         numbering::{Number, Numbering},
@@ -42,6 +42,7 @@ pub fn config_of(services: Vec<Service>) -> Config {
         forwarder: Forwarder::default(),
         heartbeats: None,
         limits: Limits::default(),
+        connections: Connections::default(),
         services,
     }
 }
@@ -52,9 +53,10 @@ pub fn nat_service(
     vip: SocketAddr,
     backends: impl IntoIterator<Item = (String, SocketAddr)>,
 ) -> Service {
-    let backend = |(name, address)| config::Backend {
+    let backend = |(name, address): (String, SocketAddr)| config::Backend {
         name,
         address,
+        server_name: address.ip().to_string(),
         weight: 1,
         health: Health::None,
         gate: Gate::default(),
@@ -65,6 +67,12 @@ pub fn nat_service(
         mode: Mode::Nat,
         record_route: false,
         advertise: None,
+        transport: BackendTransport::Udp,
+        large_by_tcp: false,
+        edge: false,
+        backend_ca: None,
+        listeners: Vec::new(),
+        tls: None,
         key: Key::CallId,
         register_key: Key::CallId,
         spread: Spread::default(),

@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 
 use super::{
     conductor::Conductor,
+    connected::{Connected, proxy_of},
     desk::{Desk, Wish},
     ground::Ground,
     health::{Ears, REPORTS},
@@ -25,11 +26,10 @@ use crate::{
     dataplane::pins::Pins,
     heartbeat,
     probe::Probed,
-    sip::proxy::{self, Proxy},
     slowpath::{
         Managed, Manners,
         counters::Counters,
-        flows::{Flows, Unconnected},
+        flows::Flows,
         worker::{Listen, Manner, WorkerError, Workers},
     },
     state::{self, State, StateDir},
@@ -84,7 +84,11 @@ async fn serve(
         unreachable,
         ..heard
     };
-    let workers = start_workers(&config, &state, &ground.tables)?;
+    let mut connected = Connected::start(&config, worker_count(&config), &ground.tables)?;
+    let prepared = connected.prepare(&config, &state)?;
+    let mut workers = start_workers(&config, &state, &ground.tables, connected.flows())?;
+    connected.send_by(&mut workers);
+    connected.commit(prepared);
     let attachments = ground.attach(&config, pins)?;
 
     let plane = &ground.plane;
@@ -107,6 +111,7 @@ async fn serve(
         picture,
         desk,
         workers: Some(workers),
+        connected,
     };
     let daemon = daemon.serve(signals, heard, wishes).await;
     drop(server);
@@ -178,6 +183,7 @@ pub(super) struct Daemon {
     picture: Picture,
     pub(super) desk: Arc<Desk>,
     pub(super) workers: Option<Workers>,
+    pub(super) connected: Connected,
     /// What the workers were started with.
     pub(super) served: Vec<Served>,
 }
@@ -366,6 +372,7 @@ impl Daemon {
 
     /// Ends what runs. The fast path goes on.
     fn stop(self) {
+        self.connected.stop();
         if let Some(workers) = self.workers {
             workers.stop();
         }
@@ -380,7 +387,8 @@ impl Daemon {
 pub(super) struct Served {
     name: String,
     vip: std::net::SocketAddr,
-    mode: String,
+    /// How its messages are sent on.
+    manner: String,
 }
 
 /// What the workers know of all services.
@@ -391,7 +399,16 @@ pub(super) fn served(config: &Config) -> Vec<Served> {
         .map(|s| Served {
             name: s.name.clone(),
             vip: s.vip,
-            mode: format!("{:?} {} {:?}", s.mode, s.record_route, s.advertise),
+            manner: format!(
+                "{:?} {} {:?} {:?} {} {} {:?}",
+                s.mode,
+                s.record_route,
+                s.advertise,
+                s.transport,
+                s.large_by_tcp,
+                s.edge,
+                s.listeners,
+            ),
         })
         .collect();
     served.sort();
@@ -417,6 +434,7 @@ pub(super) fn start_workers(
     config: &Config,
     state: &State,
     tables: &Arc<dyn Managed>,
+    flows: Arc<dyn Flows>,
 ) -> Result<Workers, WorkerError> {
     let numbering = &state.numbering;
     let vips: Vec<_> = config
@@ -430,7 +448,6 @@ pub(super) fn start_workers(
             })
         })
         .collect();
-    let flows: Arc<dyn Flows> = Arc::new(Unconnected);
     Workers::start(
         &vips,
         worker_count(config),
@@ -443,12 +460,7 @@ pub(super) fn start_workers(
 fn manner(service: &config::Service, key: [u64; 2]) -> Manner {
     match service.mode {
         Mode::Nat => Manner::Transparent,
-        Mode::Proxy => {
-            let mut settings = proxy::Settings::new(service.vip, key);
-            settings.advertised.clone_from(&service.advertise);
-            settings.record_route = service.record_route;
-            Manner::Proxy(Arc::new(Proxy::new(settings)))
-        }
+        Mode::Proxy => Manner::Proxy(Arc::new(proxy_of(service, key))),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod agent;
 mod conductor;
+mod connected;
 mod daemon;
 mod desk;
 mod ground;

@@ -1,7 +1,8 @@
 //! What a worker asks of the connections, and hands to them.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Instant};
 
+use bytes::Bytes;
 use sip_forwarder_ebpf::{abi::ServiceId, verdict::Verdict};
 
 use crate::sip::transport::{Flow, Transport};
@@ -51,15 +52,18 @@ pub struct Outbound {
     /// Where it goes.
     pub next: Next,
     /// All of it, as it leaves.
-    pub bytes: Vec<u8>,
+    pub bytes: Bytes,
     /// What is counted once it is on its way.
     pub verdict: Verdict,
+    /// Since when it has been on its way: one that a backend does not take is tried elsewhere for a
+    /// while.
+    pub since: Instant,
 }
 
 /// The connections.
 pub trait Flows: Send + Sync {
-    /// Can a message be sent by this flow now, or can a connection be opened for it?
-    fn is_open(&self, flow: &Flow) -> bool;
+    /// Can a message of this service be sent by this flow now, or can a connection be opened for it?
+    fn is_open(&self, service: ServiceId, flow: &Flow) -> bool;
 
     /// Does this backend take large messages by TCP?
     fn takes_large_by_tcp(&self, backend: SocketAddr) -> bool;
@@ -73,7 +77,7 @@ pub trait Flows: Send + Sync {
 pub struct Unconnected;
 
 impl Flows for Unconnected {
-    fn is_open(&self, flow: &Flow) -> bool {
+    fn is_open(&self, _: ServiceId, flow: &Flow) -> bool {
         !flow.transport.has_connections()
     }
 

@@ -55,12 +55,17 @@ impl Proxied<'_> {
         }
     }
 
-    /// Decides anew where a request goes that was prepared for a backend already, which could not be
-    /// reached.
+    /// Decides anew where a request goes that was prepared for a backend already, over `transport`, and
+    /// did not reach it.
     #[must_use]
-    pub fn place_again(&self, prepared: &[u8], sender: Sender) -> (ProxyStep, Verdict) {
+    pub fn place_again(
+        &self,
+        prepared: &[u8],
+        sender: Sender,
+        transport: Transport,
+    ) -> (ProxyStep, Verdict) {
         match reader::read(prepared) {
-            Ok(reading) => self.place(&reading, sender, self.proxy.settings().onward),
+            Ok(reading) => self.place(&reading, sender, transport),
             Err(_) => (ProxyStep::Absorb, Verdict::DroppedRequest),
         }
     }
@@ -79,7 +84,9 @@ impl Proxied<'_> {
                 .proxy
                 .outward(&reading.sip, sender.flow, self.now, patch)
             {
-                Outward::Forward { destination } if self.flows.is_open(&destination) => {
+                Outward::Forward { destination }
+                    if self.flows.is_open(self.service, &destination) =>
+                {
                     let step = ProxyStep::Forward(Next::Flow(destination));
                     return (step, Verdict::ReturnedRequest);
                 }
@@ -188,7 +195,9 @@ impl Proxied<'_> {
             connection: None,
             ..to
         };
-        [to, anew].into_iter().find(|flow| self.flows.is_open(flow))
+        [to, anew]
+            .into_iter()
+            .find(|flow| self.flows.is_open(self.service, flow))
     }
 
     /// Asks the tables. What names a backend is the first Route that is not our own.

@@ -413,8 +413,9 @@ impl Worker {
                             service: vip.service,
                             sender,
                             next,
-                            bytes: patch.to_vec(batch.datagram(slot)),
+                            bytes: patch.to_vec(batch.datagram(slot)).into(),
                             verdict,
+                            since: Instant::now(),
                         };
                         flows.send(self.number, message);
                     }

@@ -50,6 +50,15 @@ pub enum Refusal {
     /// The connection that the client is reached by is gone (RFC 5626 section 5.3).
     #[error("the connection that the request's next hop was reached by is gone")]
     FlowFailed,
+    /// It is longer or shorter than its Content-Length says, and goes on by a stream.
+    #[error("the request's Content-Length does not fit its body")]
+    BadLength,
+    /// No connection to the request's next hop can be opened.
+    #[error("no connection to the request's next hop can be opened")]
+    NextHopUnreachable,
+    /// No connection to any backend can be opened.
+    #[error("no connection to a backend can be opened")]
+    Unreachable,
 }
 
 impl Refusal {
@@ -65,13 +74,15 @@ impl Refusal {
             | Self::MissingHeader
             | Self::AmbiguousHeader
             | Self::BadMaxForwards
-            | Self::BadNextHop => 400,
+            | Self::BadNextHop
+            | Self::BadLength => 400,
             Self::BadFlowToken => 403,
             Self::UnsupportedScheme => 416,
             Self::FlowFailed => 430,
             Self::Loop => 482,
             Self::TooManyHops => 483,
-            Self::NextHopIsName | Self::NextHopTransport => 500,
+            Self::NextHopIsName | Self::NextHopTransport | Self::NextHopUnreachable => 500,
+            Self::Unreachable => 503,
             Self::UnsupportedVersion => 505,
             Self::TooLarge => 513,
         }
@@ -91,6 +102,9 @@ impl Refusal {
             Self::TooManyHops => "Too Many Hops",
             Self::NextHopIsName => "Next Hop Is Not an Address",
             Self::NextHopTransport => "Next Hop Transport Not Available",
+            Self::NextHopUnreachable => "Next Hop Unreachable",
+            Self::Unreachable => "Service Unavailable",
+            Self::BadLength => "Bad Content-Length",
             Self::BadFlowToken => "Bad Flow Token",
             Self::FlowFailed => "Flow Failed",
             Self::UnsupportedVersion => "Version Not Supported",
