@@ -257,6 +257,15 @@ pub(crate) fn sipp() -> anyhow::Result<()> {
     }
 }
 
+/// Makes sure of stunnel, which does TLS for SIPp.
+pub(crate) fn stunnel() -> anyhow::Result<()> {
+    if on_path("stunnel4") {
+        Ok(())
+    } else {
+        install(&["stunnel4"], "to make calls over TLS")
+    }
+}
+
 /// Makes sure of nginx with its stream module, which benchmarks measure.
 pub(crate) fn nginx() -> anyhow::Result<()> {
     let module = Path::new("/usr/lib/nginx/modules/ngx_stream_module.so");
