@@ -86,7 +86,7 @@ async fn serve(
     };
     let mut connected = Connected::start(&config, worker_count(&config), &ground.tables)?;
     let prepared = connected.prepare(&config, &state)?;
-    let mut workers = start_workers(&config, &state, &ground.tables, connected.flows())?;
+    let mut workers = start_workers(&config, &state, &ground.tables, &connected.flows())?;
     connected.send_by(&mut workers);
     connected.commit(prepared);
     let attachments = ground.attach(&config, pins)?;
@@ -434,7 +434,7 @@ pub(super) fn start_workers(
     config: &Config,
     state: &State,
     tables: &Arc<dyn Managed>,
-    flows: Arc<dyn Flows>,
+    flows: &Arc<dyn Flows>,
 ) -> Result<Workers, WorkerError> {
     let numbering = &state.numbering;
     let vips: Vec<_> = config
@@ -452,7 +452,7 @@ pub(super) fn start_workers(
         &vips,
         worker_count(config),
         &(Arc::clone(tables) as _),
-        &flows,
+        flows,
     )
 }
 

@@ -33,7 +33,7 @@ pub(super) async fn reload(daemon: &mut Daemon) -> Result<Reloaded, Refusal> {
         None
     } else {
         let flows = daemon.connected.flows();
-        let started = start_workers(&config, &state, &daemon.ground.tables, flows);
+        let started = start_workers(&config, &state, &daemon.ground.tables, &flows);
         Some(started.map_err(|e| invalid(e.into()))?)
     };
     // Numbers before what stands under them: after a crash, what the maps hold must mean the same.

@@ -215,9 +215,9 @@ mod tests {
             let sender = tokio::spawn(async move { peer.write_all(stream.as_bytes()).await });
             assert_eq!(read_all(&mut wire).await, expected, "in pieces of {size}");
             sender.await.unwrap().unwrap();
-            assert_eq!(
-                wire.pending.capacity(),
-                0.max(wire.pending.capacity().min(KEPT))
+            assert!(
+                wire.pending.capacity() <= KEPT,
+                "an idle connection keeps room"
             );
         }
     }

@@ -7,8 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustls_pki_types::ServerName;
 use sip_forwarder_ebpf::{abi::ServiceId, verdict::Verdict};
-use tokio::time::timeout;
+use tokio::{net::TcpStream, time::timeout};
+use tokio_rustls::client::TlsStream;
 
 use super::{
     connection::Connection,
@@ -189,16 +191,30 @@ pub(super) async fn run(hub: Arc<Hub>, key: LinkKey, link: Arc<Link>) {
     };
     match key.transport {
         Transport::Tls => {
-            let Some(tls) = &service.client_tls else {
-                return fail(&hub, key, &link);
-            };
-            let name = service.backends.get(&key.peer).map_or("", String::as_str);
-            let Ok(Ok(stream)) = timeout(CONNECT, tls.connect(name, key.peer, stream)).await else {
+            let Some(stream) = secure(&service, key.peer, stream).await else {
                 return fail(&hub, key, &link);
             };
             serve(&hub, key, &link, Framed::new(stream, hub.limits())).await;
         }
         _ => serve(&hub, key, &link, Framed::new(stream, hub.limits())).await,
+    }
+}
+
+/// Makes sure of a backend by its certificate.
+async fn secure(
+    service: &Service,
+    peer: SocketAddr,
+    stream: TcpStream,
+) -> Option<TlsStream<TcpStream>> {
+    let tls = service.client_tls.as_ref()?;
+    let name = ServerName::try_from(service.backends.get(&peer)?.clone()).ok()?;
+    let connecting = tls.connector().connect(name, stream);
+    match timeout(CONNECT, connecting).await.ok()? {
+        Ok(stream) => Some(stream),
+        Err(error) => {
+            tracing::warn!(%peer, %error, "no TLS with a backend; see whether its certificate is for its server_name, and signed by backend_ca");
+            None
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use sip_forwarder_ebpf::abi::ServiceId;
 use tokio::{
     runtime,
     sync::{
@@ -167,7 +168,6 @@ impl Streams {
         self.hub
             .registry
             .close(Ending::Shutdown, |handle| !ids.contains(&handle.service));
-        Ok(())
     }
 
     /// Ends all connections in good order, and the threads.
