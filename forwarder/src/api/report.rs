@@ -125,6 +125,11 @@ fn faults(service: &Service) -> Vec<String> {
         if state != "alive" && !INTENDED.contains(&state) {
             say(&described(backend));
         }
+        if state != "dead" {
+            for transport in &backend.transports_down {
+                say(&format!("{} does not answer by {transport}", backend.name));
+            }
+        }
     }
     faults
 }
@@ -248,7 +253,10 @@ fn backend_row(b: &Backend) -> [String; 11] {
     };
     [
         b.name.clone(),
-        b.address.clone(),
+        match b.transport.as_str() {
+            "" | "udp" => b.address.clone(),
+            transport => format!("{}/{transport}", b.address),
+        },
         if b.resolved { &b.state } else { "no way" }.to_owned(),
         weight,
         or_dash(b.cpu.map(|cpu| format!("{:.0}%", cpu * 100.0))),

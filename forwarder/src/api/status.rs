@@ -89,6 +89,13 @@ pub struct Backend {
     pub name: String,
     /// Where it listens.
     pub address: String,
+    /// How messages get to it: "udp", "tcp" or "tls".
+    #[serde(default)]
+    pub transport: String,
+    /// Transports by which it was asked, and does not answer. "tcp" may be among them beside "udp", where
+    /// large messages are to go by TCP.
+    #[serde(default)]
+    pub transports_down: Vec<String>,
     /// The weight in effect.
     pub weight: u16,
     /// The weight in the configuration file.

@@ -19,7 +19,7 @@ use crate::{
     },
     state::State,
     stream::{
-        Hub, Listener, Prepared, Service, Streams,
+        Hub, Listener, Prepared, Reach, Service, Streams,
         tls::{ClientTls, ServerTls},
     },
 };
@@ -39,6 +39,7 @@ impl Connected {
         config: &Config,
         workers: usize,
         tables: &Arc<dyn Managed>,
+        reach: Arc<Reach>,
     ) -> anyhow::Result<Self> {
         if config.forwarder.dataplane == Dataplane::Xdp {
             return Ok(Self {
@@ -49,7 +50,7 @@ impl Connected {
         raise_file_limit(config.connections.total);
         let first = getrandom::u64().context("cannot get random numbers from the kernel")?;
         let tables = Arc::clone(tables) as _;
-        let hub = Arc::new(Hub::new(config.connections, tables, first));
+        let hub = Arc::new(Hub::new(config.connections, tables, reach, first));
         let streams = Streams::start(&hub, workers)?;
         Ok(Self {
             streams: Some(streams),

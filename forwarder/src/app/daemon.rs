@@ -84,7 +84,8 @@ async fn serve(
         unreachable,
         ..heard
     };
-    let mut connected = Connected::start(&config, worker_count(&config), &ground.tables)?;
+    let count = worker_count(&config);
+    let mut connected = Connected::start(&config, count, &ground.tables, conductor.reach())?;
     let prepared = connected.prepare(&config, &state)?;
     let mut workers = start_workers(&config, &state, &ground.tables, &connected.flows())?;
     connected.send_by(&mut workers);
@@ -315,8 +316,13 @@ impl Daemon {
     }
 
     fn answered(&mut self, probed: &Probed) {
-        self.conductor
-            .answer(&probed.service, &probed.backend, probed.answer);
+        let Probed {
+            service,
+            backend,
+            question,
+            answer,
+        } = probed;
+        self.conductor.answer(service, backend, *question, *answer);
     }
 
     async fn grant(&mut self, wish: Wish) {

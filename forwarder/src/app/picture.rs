@@ -238,6 +238,12 @@ impl Picture {
         Ok(Some(status::Backend {
             name: backend.name.clone(),
             address: backend.address.to_string(),
+            transport: member.transport.name().to_owned(),
+            transports_down: member
+                .transports_down
+                .iter()
+                .map(|transport| transport.name().to_owned())
+                .collect(),
             weight: member.weight,
             configured_weight: backend.weight,
             state: member.state.word().to_owned(),
@@ -273,6 +279,9 @@ fn why(member: &Member) -> Option<String> {
         State::Gated => member.cpu.map(|cpu| format!("CPU {:.0} %", cpu * 100.0)),
         State::Draining if member.agent_drains => Some("its agent says so".to_owned()),
         _ if member.suspected => Some("not heard; lives while it answers OPTIONS".to_owned()),
+        _ if member.large_by_tcp == Some(false) => {
+            Some("no answer by tcp: large messages go by udp".to_owned())
+        }
         _ => None,
     }
 }

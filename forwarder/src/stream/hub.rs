@@ -21,6 +21,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::{
     counters::Counters,
     link::{Link, LinkKey},
+    reach::Reach,
     registry::{Registry, Unsent},
     service::Service,
     streams::Task,
@@ -58,6 +59,7 @@ pub struct Hub {
     pub(super) counters: Counters,
     services: ArcSwap<HashMap<ServiceId, Arc<Service>>>,
     links: DashMap<LinkKey, Arc<Link>>,
+    reach: Arc<Reach>,
     /// Of each worker: the sockets of all VIPs.
     sockets: ArcSwap<Vec<HashMap<ServiceId, Socket>>>,
     /// Of each thread: what it is to do.
@@ -76,13 +78,19 @@ pub struct Picture {
 impl Hub {
     /// Without services. `first` should be random, see [`Registry::new`].
     #[must_use]
-    pub fn new(limits: Connections, tables: Arc<dyn Tables>, first: u64) -> Self {
+    pub fn new(
+        limits: Connections,
+        tables: Arc<dyn Tables>,
+        reach: Arc<Reach>,
+        first: u64,
+    ) -> Self {
         Self {
             registry: Arc::new(Registry::new(limits, first)),
             tables,
             counters: Counters::default(),
             services: ArcSwap::default(),
             links: DashMap::new(),
+            reach,
             sockets: ArcSwap::default(),
             threads: OnceLock::new(),
         }
@@ -336,10 +344,9 @@ impl Flows for Hub {
     }
 
     fn takes_large_by_tcp(&self, backend: SocketAddr) -> bool {
-        !self
-            .links
-            .iter()
-            .any(|link| link.key().peer == backend && link.is_resting())
+        let rests = |link: &Link, peer| peer == backend && link.is_resting();
+        self.reach.takes_large_by_tcp(backend)
+            && !self.links.iter().any(|l| rests(l.value(), l.key().peer))
     }
 
     fn send(&self, worker: usize, message: Outbound) {

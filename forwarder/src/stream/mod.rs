@@ -11,6 +11,7 @@ mod framed;
 mod hub;
 mod link;
 mod listener;
+mod reach;
 mod registry;
 mod service;
 mod socket;
@@ -24,6 +25,7 @@ mod wire;
 pub use self::{
     hub::{Hub, Picture},
     listener::ListenError,
+    reach::Reach,
     service::{Listener, Service},
     streams::{Prepared, Streams, StreamsError},
 };

@@ -9,6 +9,8 @@ fn backend(name: &str) -> Backend {
     Backend {
         name: name.to_owned(),
         address: "198.51.100.11:5060".to_owned(),
+        transport: "udp".to_owned(),
+        transports_down: Vec::new(),
         weight: 2,
         configured_weight: 2,
         state: "alive".to_owned(),
@@ -158,8 +160,19 @@ fn every_fault_of_a_backend_is_an_alarm() {
         let line = headline(|b| b.state = state.to_owned());
         assert_eq!(line, format!("ATTENTION: carrier: p1 {state}"));
     }
+    let line = headline(|b| b.transports_down = vec!["tcp".to_owned()]);
+    assert_eq!(line, "ATTENTION: carrier: p1 does not answer by tcp");
     let line = headline(|b| b.resolved = false);
     assert_eq!(line, "ATTENTION: carrier: p1 has no next hop");
+}
+
+#[test]
+fn another_transport_than_udp_stands_behind_the_address() {
+    let mut status = sample();
+    status.services[0].backends[1].transport = "tls".to_owned();
+    let text = status.to_text();
+    assert!(text.contains("  198.51.100.11:5060/tls  alive"), "{text}");
+    assert!(text.contains("  198.51.100.11:5060      alive"), "{text}");
 }
 
 #[test]
