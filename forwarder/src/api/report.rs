@@ -5,7 +5,7 @@ pub(super) mod tests;
 
 use std::{fmt::Write as _, time::Duration};
 
-use super::status::{Backend, Heartbeats, Service, Status};
+use super::status::{Backend, Connections, Heartbeats, Service, Status};
 
 /// States that an operator brought about: told, but no reason to worry.
 const INTENDED: [&str; 2] = ["draining", "disabled"];
@@ -85,6 +85,9 @@ impl Status {
         ];
         if let Some(heartbeats) = &self.heartbeats {
             lines.push(heartbeat_line(heartbeats));
+        }
+        if let Some(connections) = &self.connections {
+            lines.push(connection_line(connections));
         }
         lines.join("\n") + "\n"
     }
@@ -172,6 +175,37 @@ fn heartbeat_line(beats: &Heartbeats) -> String {
     for (what, count) in dropped.iter().filter(|(_, count)| *count > 0) {
         // Writing to a string cannot fail.
         let _ = write!(line, ", {count} {what}");
+    }
+    line
+}
+
+fn connection_line(connections: &Connections) -> String {
+    let Connections {
+        open,
+        half_open,
+        opened,
+        failed,
+        repeated,
+        ..
+    } = connections;
+    let accepted: u64 = connections.accepted.values().sum();
+    let mut line = format!(
+        "connections: {open} open, {half_open} of them without a message yet; {accepted} accepted, {opened} opened"
+    );
+    for (what, count) in [("failed to open", failed), ("requests repeated", repeated)] {
+        if *count > 0 {
+            // Writing to a string cannot fail.
+            let _ = write!(line, ", {count} {what}");
+        }
+    }
+    let ended: Vec<String> = connections
+        .ended
+        .iter()
+        .map(|(how, count)| format!("{count} {how}"))
+        .collect();
+    if !ended.is_empty() {
+        // Writing to a string cannot fail.
+        let _ = write!(line, "; ended: {}", ended.join(", "));
     }
     line
 }

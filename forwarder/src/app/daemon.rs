@@ -96,7 +96,12 @@ async fn serve(
         Arc::clone(plane),
         settle_by_number(&config, &state.numbering),
     );
-    let picture = Picture::new(attachments, Arc::clone(plane), Arc::clone(&counters));
+    let picture = Picture::new(
+        attachments,
+        Arc::clone(plane),
+        Arc::clone(&counters),
+        connected.hub.clone(),
+    );
     info!(services = config.services.len(), "forwarding");
     let daemon = Daemon {
         config_file: path.to_owned(),

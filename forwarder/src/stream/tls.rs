@@ -6,7 +6,13 @@
 mod files;
 mod names;
 
-use std::{path::Path, sync::Arc, time::SystemTime};
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use arc_swap::ArcSwap;
 use rustls::{
@@ -15,7 +21,9 @@ use rustls::{
     crypto::{CryptoProvider, ring},
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
 };
-use tokio_rustls::{TlsAcceptor, TlsConnector};
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use crate::config::{self, ClientCertificates};
 
@@ -26,7 +34,7 @@ use names::ByName;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expiry {
     /// The file that the certificate is the first of.
-    pub chain: std::path::PathBuf,
+    pub chain: PathBuf,
     /// The host names it is for; one may begin with `*.`.
     pub names: Vec<String>,
     /// The end.
@@ -65,10 +73,13 @@ impl ServerTls {
         self.contents.store(other.contents.load_full());
     }
 
-    /// What takes the next connection.
-    #[must_use]
-    pub fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(Arc::clone(&self.contents.load().config))
+    /// Shakes hands with a client that connected.
+    pub async fn accept<S>(&self, stream: S) -> io::Result<server::TlsStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let config = Arc::clone(&self.contents.load().config);
+        TlsAcceptor::from(config).accept(stream).await
     }
 
     /// When each certificate ends, in the order of the configuration.
@@ -147,10 +158,25 @@ impl ClientTls {
         self.config.store(other.config.load_full());
     }
 
-    /// What makes the next connection.
-    #[must_use]
-    pub fn connector(&self) -> TlsConnector {
-        TlsConnector::from(self.config.load_full())
+    /// Shakes hands with `peer`, to which `stream` is connected. Its certificate must be for `name`, or
+    /// for its address if that is empty.
+    pub async fn connect<S>(
+        &self,
+        name: &str,
+        peer: SocketAddr,
+        stream: S,
+    ) -> io::Result<client::TlsStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let name = if name.is_empty() {
+            ServerName::from(peer.ip())
+        } else {
+            ServerName::try_from(name.to_owned())
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?
+        };
+        let connector = TlsConnector::from(self.config.load_full());
+        connector.connect(name, stream).await
     }
 }
 

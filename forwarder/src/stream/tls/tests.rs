@@ -8,7 +8,7 @@ use std::{
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd,
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio_rustls::{client, server};
@@ -78,11 +78,17 @@ type Ends = (
 );
 
 /// A connection, as far as both sides agree to it.
-async fn connect(server: &ServerTls, client: TlsConnector, name: &str) -> std::io::Result<Ends> {
+async fn connect(server: &ServerTls, client: &ClientTls, name: &str) -> std::io::Result<Ends> {
+    let peer = "198.51.100.11:5061".parse().unwrap();
     let (near, far) = duplex(65_536);
-    let name = ServerName::try_from(name.to_owned()).unwrap();
-    let (client, server) = tokio::join!(client.connect(name, near), server.acceptor().accept(far));
+    let (client, server) = tokio::join!(client.connect(name, peer, near), server.accept(far));
     Ok((client?, server?))
+}
+
+fn client(config: ClientConfig) -> ClientTls {
+    ClientTls {
+        config: ArcSwap::from_pointee(config),
+    }
 }
 
 /// The certificate that a client sees which asks for `name`.
@@ -92,8 +98,7 @@ async fn shown(server: &ServerTls, ca: &Path, name: &str) -> CertificateDer<'sta
     config
         .dangerous()
         .set_certificate_verifier(Arc::new(anyone::Anyone));
-    let connector = TlsConnector::from(Arc::new(config));
-    let (client, _server) = connect(server, connector, name).await.unwrap();
+    let (client, _server) = connect(server, &client(config), name).await.unwrap();
     let certificates = client.get_ref().1.peer_certificates().unwrap();
     certificates[0].clone().into_owned()
 }
@@ -128,31 +133,28 @@ async fn the_certificate_is_chosen_by_the_name_that_the_client_asks_for() {
 #[tokio::test]
 async fn a_backend_must_have_the_name_or_the_address_and_be_signed_by_the_right_one() {
     let authority = Authority::new();
-    let files = authority.certify("backend", &["p1.example", "198.51.100.11"]);
-    let server = ServerTls::load(&tls(vec![files])).unwrap();
+    let both = authority.certify("backend", &["p1.example", "198.51.100.11"]);
+    let server = ServerTls::load(&tls(vec![both])).unwrap();
+    let other_address = authority.certify("other", &["p1.example", "198.51.100.12"]);
+    let elsewhere = ServerTls::load(&tls(vec![other_address])).unwrap();
     let client = ClientTls::load(&authority.path("ca.pem")).unwrap();
     for (name, good) in [
         ("p1.example", true),
         ("198.51.100.11", true),
+        ("", true),
         ("p2.example", false),
         ("198.51.100.12", false),
     ] {
-        let made = connect(&server, client.connector(), name).await;
+        let made = connect(&server, &client, name).await;
         assert_eq!(made.is_ok(), good, "{name}: {made:?}");
     }
+    assert!(connect(&elsewhere, &client, "p1.example").await.is_ok());
+    assert!(connect(&elsewhere, &client, "").await.is_err());
     let other = Authority::new();
     client.reload(&other.path("ca.pem")).unwrap();
-    assert!(
-        connect(&server, client.connector(), "p1.example")
-            .await
-            .is_err()
-    );
+    assert!(connect(&server, &client, "p1.example").await.is_err());
     client.adopt(&ClientTls::load(&authority.path("ca.pem")).unwrap());
-    assert!(
-        connect(&server, client.connector(), "p1.example")
-            .await
-            .is_ok()
-    );
+    assert!(connect(&server, &client, "p1.example").await.is_ok());
 }
 
 #[tokio::test]
@@ -194,8 +196,7 @@ async fn a_client_shows_a_certificate_if_it_must_and_a_good_one_if_it_does() {
                 )
                 .unwrap(),
         };
-        let connector = TlsConnector::from(Arc::new(config));
-        let made = connect(&server, connector, "sip.example").await;
+        let made = connect(&server, &client(config), "sip.example").await;
         assert_eq!(made.is_ok(), taken, "{clients:?}, {shown:?}: {made:?}");
     }
 }
@@ -207,7 +208,7 @@ async fn a_reload_is_for_new_connections_and_one_that_fails_changes_nothing() {
     let settings = tls(vec![files.clone()]);
     let server = ServerTls::load(&settings).unwrap();
     let client = ClientTls::load(&authority.path("ca.pem")).unwrap();
-    let ends = connect(&server, client.connector(), "sip.example").await;
+    let ends = connect(&server, &client, "sip.example").await;
     let (mut near, mut far) = ends.unwrap();
     let before = first_certificate(&files);
 
