@@ -74,7 +74,7 @@ pub(crate) fn toolchain() -> anyhow::Result<Toolchain> {
 }
 
 /// The first compiler that can build for BPF.
-fn find_compiler() -> anyhow::Result<Option<(PathBuf, Core)>> {
+pub(crate) fn find_compiler() -> anyhow::Result<Option<(PathBuf, Core)>> {
     if let Some(named) = env::var_os("EBPF_RUSTC").map(PathBuf::from) {
         let core = core_of(&named).with_context(|| {
             format!(

@@ -1,0 +1,203 @@
+//! The workers, message by message.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::super::{
+    chart::{Bar, Bars, Chart, Hue},
+    page::{Headline, Page, Promise, Shown, Table, figure},
+};
+
+pub(super) const PAGE: Page = Page {
+    name: "slowpath",
+    title: "One worker in userspace",
+    about: "A box on one core sends requests on to a sink; the rate is raised until messages are lost. What a message costs is \
+            the CPU time of all processes of the box at the highest clean rate. Kamailio does a stateless `forward()` in one \
+            child, nginx has one worker of its stream proxy. Where the generator could send no more, the box may be faster.",
+    show,
+};
+
+/// What is promised, of Kamailio's rate.
+const OF_KAMAILIO: f64 = 4.0;
+/// Messages per second through 100 connections on one core.
+const TCP: f64 = 20_000.0;
+const OURS: &str = "ours";
+
+#[derive(Deserialize)]
+struct Report {
+    rows: Vec<Row>,
+}
+
+#[derive(Deserialize)]
+struct Row {
+    #[serde(rename = "box")]
+    name: String,
+    transport: String,
+    msgs_per_s: f64,
+    us_per_msg: f64,
+    limited_by: Option<String>,
+}
+
+impl Row {
+    fn hue(&self) -> Hue {
+        if self.name == OURS {
+            Hue::Ours
+        } else {
+            Hue::Other
+        }
+    }
+
+    fn label(&self) -> String {
+        format!("{}, {}", self.name, self.transport)
+    }
+}
+
+impl Report {
+    fn find(&self, name: &str, transport: &str) -> Option<&Row> {
+        self.rows
+            .iter()
+            .find(|row| row.name == name && row.transport == transport)
+    }
+
+    /// Messages per second that are promised of a row.
+    fn least(&self, row: &Row) -> Option<f64> {
+        match (row.name.as_str(), row.transport.as_str()) {
+            (OURS, "udp") => Some(self.find("kamailio", "udp")?.msgs_per_s * OF_KAMAILIO),
+            (OURS, "tcp") => Some(TCP),
+            _ => None,
+        }
+    }
+
+    /// Microseconds per message that are promised of a row.
+    fn most(&self, row: &Row) -> Option<f64> {
+        let is_ours = row.name == OURS && row.transport == "udp";
+        is_ours
+            .then(|| self.find("nginx", "udp"))
+            .flatten()
+            .map(|nginx| nginx.us_per_msg)
+    }
+}
+
+fn show(result: &Value) -> serde_json::Result<Shown> {
+    let report = Report::deserialize(result)?;
+    let rates = report
+        .rows
+        .iter()
+        .map(|row| Bar::new(row.label(), row.msgs_per_s, row.hue()).limit(report.least(row)));
+    let costs = report
+        .rows
+        .iter()
+        .map(|row| Bar::new(row.label(), row.us_per_msg, row.hue()).limit(report.most(row)));
+    Ok(Shown {
+        tables: vec![table(&report)],
+        promises: promises(&report),
+        chart: Chart::of_bars([
+            Bars::new(
+                "Highest clean rate on one core",
+                "messages/s",
+                0,
+                rates.collect(),
+            )
+            .at_least(),
+            Bars::new("CPU of a message", "µs per message", 2, costs.collect()),
+        ]),
+        headlines: headline(&report).into_iter().collect(),
+    })
+}
+
+fn table(report: &Report) -> Table {
+    let mut table = Table::new([
+        "box",
+        "transport",
+        "messages/s",
+        "µs per message",
+        "limited by",
+    ]);
+    for row in &report.rows {
+        table.push([
+            row.name.clone(),
+            row.transport.clone(),
+            figure(row.msgs_per_s, 0, ""),
+            figure(row.us_per_msg, 2, ""),
+            row.limited_by.clone().unwrap_or_default(),
+        ]);
+    }
+    table
+}
+
+fn promises(report: &Report) -> Vec<Promise> {
+    let rates = report.rows.iter().filter_map(|row| {
+        let what = format!("messages/s of {}", row.label());
+        Some(Promise::at_least(
+            what,
+            report.least(row)?,
+            row.msgs_per_s,
+            0,
+            "",
+        ))
+    });
+    let costs = report.rows.iter().filter_map(|row| {
+        let what = format!("CPU of a message of {}", row.label());
+        Some(Promise::at_most(
+            what,
+            report.most(row)?,
+            row.us_per_msg,
+            2,
+            "µs",
+        ))
+    });
+    rates.chain(costs).collect()
+}
+
+fn headline(report: &Report) -> Option<Headline> {
+    let ours = report.find(OURS, "udp")?;
+    let others: Vec<String> = report
+        .rows
+        .iter()
+        .filter(|row| row.name != OURS && row.transport == "udp")
+        .map(|row| format!("{} {}", row.name, figure(row.msgs_per_s, 0, "")))
+        .collect();
+    Some(Headline {
+        what: "One worker in userspace, UDP messages per second".to_owned(),
+        ours: figure(ours.msgs_per_s, 0, ""),
+        beside: others.join(", "),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn udp_is_judged_by_others_and_tcp_by_a_figure() {
+        let shown = show(&json!({"rows": [
+            {"box": "ours", "transport": "udp", "msgs_per_s": 400_000.0, "us_per_msg": 2.5, "limited_by": "generator"},
+            {"box": "kamailio", "transport": "udp", "msgs_per_s": 100_000.0, "us_per_msg": 9.0, "limited_by": "box"},
+            {"box": "nginx", "transport": "udp", "msgs_per_s": 90_000.0, "us_per_msg": 2.4, "limited_by": "box"},
+            {"box": "ours", "transport": "tcp", "msgs_per_s": 19_999.0, "us_per_msg": 20.0},
+            {"box": "ours", "transport": "tls", "msgs_per_s": 15_000.0, "us_per_msg": 30.0},
+        ]}))
+        .unwrap();
+        let kept: Vec<(&str, bool)> = shown
+            .promises
+            .iter()
+            .map(|promise| (promise.what.as_str(), promise.kept))
+            .collect();
+        assert_eq!(
+            kept,
+            [
+                ("messages/s of ours, udp", true),
+                ("messages/s of ours, tcp", false),
+                ("CPU of a message of ours, udp", false)
+            ]
+        );
+        assert_eq!(shown.headlines[0].beside, "kamailio 100,000, nginx 90,000");
+        let table = shown.tables[0].markdown();
+        assert!(
+            table.contains("| ours | tls | 15,000 | 30.00 |  |"),
+            "{table}"
+        );
+    }
+}
