@@ -26,8 +26,9 @@ const PROMISE: RGBColor = RGBColor(207, 34, 46);
 
 /// Pixels for a title, above each panel.
 const TITLE: u32 = 44;
-/// Pixels below a panel's data: figures and what they are.
-const FOOT: u32 = 56;
+/// Pixels below a panel's data: figures and what they are, and space below that.
+const FOOT: u32 = 42;
+const SPACE: u32 = 14;
 /// Pixels for one bar.
 const BAR: u32 = 28;
 /// Pixels for the data of a curve.
@@ -66,7 +67,7 @@ fn height(panel: &Panel) -> u32 {
         Panel::Bars(bars) => BAR * bars.rows.len() as u32,
         Panel::Curve(_) => CURVE,
     };
-    TITLE + data + FOOT
+    TITLE + data + FOOT + SPACE
 }
 
 fn font(size: u32, color: RGBColor, horizontal: HPos) -> TextStyle<'static> {
@@ -84,12 +85,13 @@ fn draw_bars(area: &Area<'_>, bars: &Bars) -> Drawn {
         .rows
         .iter()
         .flat_map(|bar| [Some(bar.value), bar.limit, bar.range.map(|(_, high)| high)])
-        .flatten()
-        .fold(f64::MIN_POSITIVE, f64::max);
+        .flatten();
+    let most = longest_axis(most);
     title(area, &bars.title)?;
     let mut chart = ChartBuilder::on(area)
         .margin_top(TITLE)
         .margin_right(RIGHT)
+        .margin_bottom(SPACE)
         .x_label_area_size(FOOT)
         .y_label_area_size(left)
         .build_cartesian_2d(0.0..most * 1.04, 0.0..count as f64)?;
@@ -143,6 +145,14 @@ fn draw_bars(area: &Area<'_>, bars: &Bars) -> Drawn {
     Ok(())
 }
 
+/// The largest of all values; an axis needs some length even if there is nothing on it.
+fn longest_axis(values: impl Iterator<Item = f64>) -> f64 {
+    values
+        .filter(|value| *value > 0.0)
+        .reduce(f64::max)
+        .unwrap_or(1.0)
+}
+
 /// Digits behind the point that tell an axis' figures apart.
 fn digits(most: f64) -> usize {
     match most {
@@ -176,15 +186,17 @@ fn draw_curve(area: &Area<'_>, curve: &Curve) -> Drawn {
         .points
         .iter()
         .map(|(_, y)| *y)
-        .chain(curve.limit.into_iter().flat_map(|(from, to)| [from, to]))
-        .fold(f64::MIN_POSITIVE, f64::max);
+        .chain(curve.limit.into_iter().flat_map(|(from, to)| [from, to]));
+    let most = longest_axis(most);
     let room = (last.0 - first.0).max(f64::MIN_POSITIVE) * 0.02;
     title(area, &curve.title)?;
     let mut chart = ChartBuilder::on(area)
         .margin_top(TITLE)
-        .margin_right(RIGHT)
+        .margin_right(3 * SPACE)
+        .margin_bottom(SPACE)
+        .margin_left(SPACE)
         .x_label_area_size(FOOT)
-        .y_label_area_size(80)
+        .y_label_area_size(72)
         .build_cartesian_2d(first.0 - room..last.0 + room, 0.0..most * 1.1)?;
     let digits = digits(most);
     chart
@@ -258,11 +270,10 @@ fn title(area: &Area<'_>, text: &str) -> Drawn {
 /// What the red line is, at the upper right.
 fn legend(area: &Area<'_>, text: &str) -> Drawn {
     let (right, middle) = (WIDTH as i32 - 16, TITLE as i32 / 2);
+    let line = vec![(right - 18, middle), (right, middle)];
+    area.draw(&PathElement::new(line, PROMISE.stroke_width(2)))?;
     let style = font(14, PROMISE, HPos::Right);
-    area.draw(&Text::new(text.to_owned(), (right, middle), style))?;
-    let left = right - text.chars().count() as i32 * LETTER as i32;
-    let line = vec![(left - 22, middle), (left - 4, middle)];
-    area.draw(&PathElement::new(line, PROMISE.stroke_width(2)))
+    area.draw(&Text::new(text.to_owned(), (right - 24, middle), style))
 }
 
 /// Writes at a place of the whole picture, as charts tell it.

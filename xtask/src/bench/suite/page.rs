@@ -97,6 +97,16 @@ impl Promise {
         }
     }
 
+    /// Nothing that it could be judged by was measured.
+    pub(super) fn unmeasured(what: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            wanted: String::new(),
+            found: "not measured".to_owned(),
+            kept: false,
+        }
+    }
+
     /// None at all.
     pub(super) fn none(what: impl Into<String>, found: u64) -> Self {
         Self {
@@ -108,7 +118,7 @@ impl Promise {
     }
 }
 
-/// A table in Markdown: the first column to the left, all others to the right.
+/// A table in Markdown: figures to the right, words to the left.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Table {
     columns: Vec<String>,
@@ -129,10 +139,21 @@ impl Table {
         self.rows.push(cells.into_iter().map(Into::into).collect());
     }
 
+    /// Does a column hold figures alone?
+    fn is_figures(&self, at: usize) -> bool {
+        let mut cells = self.rows.iter().filter_map(|row| row.get(at));
+        cells.all(|cell| {
+            cell.trim_start_matches('-')
+                .starts_with(|first: char| first.is_ascii_digit())
+                || cell.is_empty()
+        })
+    }
+
     /// As Markdown, ending with a line end.
     pub(super) fn markdown(&self) -> String {
         let mut text = line(&self.columns);
-        let rule = (0..self.columns.len()).map(|at| if at == 0 { "---" } else { "---:" });
+        let rule =
+            (0..self.columns.len()).map(|at| if self.is_figures(at) { "---:" } else { "---" });
         text += &line(&rule.collect::<Vec<_>>());
         for row in &self.rows {
             text += &line(row);
@@ -201,9 +222,10 @@ mod tests {
     fn tables_are_markdown() {
         let mut table = Table::new(["box", "µs"]);
         table.push(["a|b", "1"]);
+        table.push(["1 c", ""]);
         assert_eq!(
             table.markdown(),
-            "| box | µs |\n| --- | ---: |\n| a\\|b | 1 |\n"
+            "| box | µs |\n| --- | ---: |\n| a\\|b | 1 |\n| 1 c |  |\n"
         );
     }
 }

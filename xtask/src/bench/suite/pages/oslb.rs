@@ -12,7 +12,7 @@ pub(super) const PAGE: Page = Page {
     name: "oslb",
     title: "Failed calls when a proxy fails or is busy",
     about: "Cases of the OSLB thesis, with two proxies. A: all is well. C: one proxy fails, its process or its host. E: \
-            something else takes the CPU of one. Beside the forwarder stands Kamailio's dispatcher, as it comes and with timers of \
+            something else takes the CPU of one. Situations in which no call failed are not drawn. Beside the forwarder stands Kamailio's dispatcher, as it comes and with timers of \
             a second. `ours-ungated` is the forwarder without its gates, to see what they do. LBM, the load balance metric, is \
             the busiest proxy's CPU over the mean, second by second; 1 is even.",
     show,
@@ -41,17 +41,22 @@ impl Run {
         self.failed as f64 * 100.0 / self.calls.max(1) as f64
     }
 
+    /// Is it the forwarder as it is meant to be used?
     fn is_ours(&self) -> bool {
-        self.name.starts_with("ours")
+        matches!(self.name.as_str(), "ours-rr" | "ours-hash")
     }
 
-    fn label(&self) -> String {
+    /// What it has in common with those it is compared with.
+    fn situation(&self) -> String {
         let again = if self.retransmission {
-            ", sent again"
+            ", lost messages are sent again"
         } else {
             ""
         };
-        format!("{}, {}{again}: {}", self.case, self.fault, self.name)
+        match self.fault.as_str() {
+            "none" => format!("Case {}: no fault{again}", self.case),
+            fault => format!("Case {}: {fault}{again}", self.case),
+        }
     }
 }
 
@@ -79,21 +84,28 @@ fn show(result: &Value) -> serde_json::Result<Shown> {
             figure(run.lbm, 3, ""),
         ]);
     }
-    let bars = report.cases.iter().map(|run| {
-        let hue = if run.is_ours() { Hue::Ours } else { Hue::Other };
-        Bar::new(run.label(), run.percent(), hue)
-    });
     Ok(Shown {
         tables: vec![table],
         promises: promises(&report),
-        chart: Chart::of_bars([Bars::new(
-            PAGE.title,
-            "% of calls that failed",
-            2,
-            bars.collect(),
-        )]),
+        chart: Chart::of_bars(panels(&report)),
         headlines: headline(&report).into_iter().collect(),
     })
+}
+
+/// One panel for each situation in which a call failed.
+fn panels(report: &Report) -> Vec<Bars> {
+    let mut panels: Vec<Bars> = Vec::new();
+    for run in &report.cases {
+        let hue = if run.is_ours() { Hue::Ours } else { Hue::Other };
+        let bar = Bar::new(run.name.as_str(), run.percent(), hue);
+        let title = run.situation();
+        match panels.iter_mut().find(|panel| panel.title == title) {
+            Some(panel) => panel.rows.push(bar),
+            None => panels.push(Bars::new(title, "% of calls that failed", 2, vec![bar])),
+        }
+    }
+    panels.retain(|panel| panel.rows.iter().any(|bar| bar.value > 0.0));
+    panels
 }
 
 /// The bench knows its promises, and says which were not kept.
@@ -172,6 +184,7 @@ mod tests {
             table.contains("| C | process | no | kamailio | 3,000 | 1,100 | 36.67 | 1.010 |"),
             "{table}"
         );
+        assert_eq!(shown.chart.unwrap().panels.len(), 1);
         assert_eq!(
             shown.headlines[0].beside,
             "Kamailio's dispatcher 1100, tuned 150"

@@ -54,7 +54,7 @@ fn show(result: &Value) -> serde_json::Result<Shown> {
             ("way of an INVITE", per_invite),
         ]
         .into_iter()
-        .filter_map(|(what, of)| promise(&report, what, of))
+        .map(|(what, of)| promise(&report, what, of))
         .collect(),
         chart: Chart::of_bars([
             bars(
@@ -99,11 +99,14 @@ fn limit(report: &Report, of: fn(&Row) -> Option<f64>) -> Option<f64> {
     direct.into_iter().chain(bare).reduce(f64::max)
 }
 
-fn promise(report: &Report, what: &str, of: fn(&Row) -> Option<f64>) -> Option<Promise> {
-    let ours = report.find(OURS).and_then(of)?;
+fn promise(report: &Report, what: &str, of: fn(&Row) -> Option<f64>) -> Promise {
     let what =
         format!("{what}: plain routing's, or {OF_BARE} times the bare redirect's if that is more");
-    Some(Promise::at_most(what, limit(report, of)?, ours, 1, "µs"))
+    let ours = report.find(OURS).and_then(of);
+    match ours.zip(limit(report, of)) {
+        Some((ours, limit)) => Promise::at_most(what, limit, ours, 1, "µs"),
+        None => Promise::unmeasured(what),
+    }
 }
 
 fn bars(report: &Report, title: &str, axis: &str, of: fn(&Row) -> Option<f64>) -> Bars {

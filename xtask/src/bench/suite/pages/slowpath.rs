@@ -126,27 +126,21 @@ fn table(report: &Report) -> Table {
 }
 
 fn promises(report: &Report) -> Vec<Promise> {
-    let rates = report.rows.iter().filter_map(|row| {
-        let what = format!("messages/s of {}", row.label());
-        Some(Promise::at_least(
-            what,
-            report.least(row)?,
-            row.msgs_per_s,
-            0,
-            "",
-        ))
-    });
-    let costs = report.rows.iter().filter_map(|row| {
-        let what = format!("CPU of a message of {}", row.label());
-        Some(Promise::at_most(
-            what,
-            report.most(row)?,
-            row.us_per_msg,
-            2,
-            "µs",
-        ))
-    });
-    rates.chain(costs).collect()
+    let rate = |transport: &str| {
+        let what = format!("messages/s of {OURS}, {transport}");
+        let row = report.find(OURS, transport);
+        match row.and_then(|row| Some((row, report.least(row)?))) {
+            Some((row, least)) => Promise::at_least(what, least, row.msgs_per_s, 0, ""),
+            None => Promise::unmeasured(what),
+        }
+    };
+    let what = format!("CPU of a message of {OURS}, udp, beside nginx");
+    let row = report.find(OURS, "udp");
+    let cost = match row.and_then(|row| Some((row, report.most(row)?))) {
+        Some((row, most)) => Promise::at_most(what, most, row.us_per_msg, 2, "µs"),
+        None => Promise::unmeasured(what),
+    };
+    vec![rate("udp"), rate("tcp"), cost]
 }
 
 fn headline(report: &Report) -> Option<Headline> {
@@ -190,8 +184,18 @@ mod tests {
             [
                 ("messages/s of ours, udp", true),
                 ("messages/s of ours, tcp", false),
-                ("CPU of a message of ours, udp", false)
+                ("CPU of a message of ours, udp, beside nginx", false)
             ]
+        );
+        let alone = show(&json!({"rows": [
+            {"box": "ours", "transport": "udp", "msgs_per_s": 400_000.0, "us_per_msg": 2.5, "limited_by": "box"},
+        ]}))
+        .unwrap();
+        assert!(
+            alone
+                .promises
+                .iter()
+                .all(|promise| !promise.kept && promise.found == "not measured")
         );
         assert_eq!(shown.headlines[0].beside, "kamailio 100,000, nginx 90,000");
         let table = shown.tables[0].markdown();
