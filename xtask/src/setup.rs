@@ -264,6 +264,15 @@ pub(crate) fn nginx() -> anyhow::Result<()> {
     }
 }
 
+/// Makes sure of valgrind, which counts instructions.
+pub(crate) fn valgrind() -> anyhow::Result<()> {
+    if on_path("valgrind") {
+        Ok(())
+    } else {
+        install(&["valgrind"], "to count instructions")
+    }
+}
+
 /// Makes sure of the C++ compiler, which builds libFuzzer.
 pub(crate) fn fuzz_programs() -> anyhow::Result<()> {
     if on_path("c++") {
