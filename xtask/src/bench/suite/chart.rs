@@ -84,8 +84,9 @@ impl Bar {
         self
     }
 
-    pub(super) fn range(mut self, low: f64, high: f64) -> Self {
-        self.range = Some((low, high));
+    /// Half of what was measured lies within so much around the figure.
+    pub(super) fn spread(mut self, spread: Option<f64>) -> Self {
+        self.range = spread.map(|spread| (self.value - spread / 2.0, self.value + spread / 2.0));
         self
     }
 }

@@ -291,7 +291,7 @@ mod tests {
     fn bars_have_names_figures_and_a_promise_on_white() {
         let bars = vec![
             Bar::new("ours", 34.0, Hue::Ours).limit(Some(40.0)),
-            Bar::new("kamailio", 1_204.0, Hue::Other).range(1_000.0, 1_300.0),
+            Bar::new("kamailio", 1_204.0, Hue::Other).spread(Some(300.0)),
         ];
         let bars = Bars::new("CPU of a call", "µs per call", 0, bars);
         let chart = Chart::of_bars([bars]).unwrap();

@@ -1,7 +1,9 @@
 //! A bench, what became of it, and what that means.
 
+use serde_json::Value;
+
 use super::{
-    page::{Page, Shown},
+    page::{Page, Promise, Shown},
     saved::{End, Saved},
 };
 
@@ -27,11 +29,16 @@ pub(super) enum Standing {
 
 impl Section {
     pub(super) fn new(page: &'static Page, saved: Saved) -> Self {
-        let (shown, unread) = match saved.result.as_ref().map(page.show) {
+        let (mut shown, unread) = match saved.result.as_ref().map(page.show) {
             Some(Ok(shown)) => (Some(shown), None),
             Some(Err(error)) => (None, Some(error.to_string())),
             None => (None, Some("there is no result".to_owned())),
         };
+        if let (Some(shown), Some(result)) = (&mut shown, &saved.result)
+            && shown.promises.iter().all(|promise| promise.kept)
+        {
+            shown.promises.extend(said(result));
+        }
         let broken = shown
             .iter()
             .flat_map(|shown| &shown.promises)
@@ -66,6 +73,22 @@ impl Section {
     }
 }
 
+/// What the bench itself says is not kept. Where its page finds something, that says more.
+fn said(result: &Value) -> impl Iterator<Item = Promise> {
+    let lists = ["broken", "missed"]
+        .into_iter()
+        .filter_map(|key| result.get(key)?.as_array());
+    lists
+        .flatten()
+        .filter_map(Value::as_str)
+        .map(|what| Promise {
+            what: what.to_owned(),
+            wanted: String::new(),
+            found: String::new(),
+            kept: false,
+        })
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -98,6 +121,16 @@ mod tests {
             section(End::Failed, Some(rate(1.0))).standing,
             Standing::Broken(0)
         );
+    }
+
+    #[test]
+    fn what_only_the_bench_finds_is_told() {
+        let mut result = rate(1.0);
+        result["broken"] = json!(["a call was reordered"]);
+        let section = section(End::Failed, Some(result));
+        assert_eq!(section.standing, Standing::Broken(1));
+        let promises = section.shown.unwrap().promises;
+        assert_eq!(promises[1].what, "a call was reordered");
     }
 
     #[test]

@@ -40,6 +40,7 @@ struct Report {
     cases: Vec<Case>,
     verified_insns: u32,
     jitted_bytes: u32,
+    affinity_entries: Option<u32>,
 }
 
 #[derive(Deserialize)]
@@ -95,6 +96,12 @@ fn size(report: &Report) -> Table {
         "instructions the verifier went through".to_owned(),
         figure(report.verified_insns.into(), 0, ""),
     ]);
+    if let Some(entries) = report.affinity_entries {
+        table.push([
+            "entries in the affinity map meanwhile".to_owned(),
+            figure(entries.into(), 0, ""),
+        ]);
+    }
     table.push([
         "machine code".to_owned(),
         figure(report.jitted_bytes.into(), 0, "bytes"),
@@ -135,10 +142,7 @@ fn chart(report: &Report) -> Option<Chart> {
     let cases = report.cases.iter().map(|case| {
         let limit = case.limit().map(|ratio| ratio * report.yardstick_ns);
         let bar = Bar::new(case.name.as_str(), case.ns, Hue::Ours).limit(limit);
-        match case.spread_ns {
-            Some(spread) => bar.range(case.ns - spread / 2.0, case.ns + spread / 2.0),
-            None => bar,
-        }
+        bar.spread(case.spread_ns)
     });
     let bars = [yardstick].into_iter().chain(cases).collect();
     Chart::of_bars([Bars::new(PAGE.title, "ns per packet", 0, bars)])
@@ -176,6 +180,7 @@ mod tests {
             ],
             "verified_insns": 163_296,
             "jitted_bytes": 31_632,
+            "affinity_entries": 1_000_000,
         }))
         .unwrap();
         let (unmeasured, judged): (Vec<_>, Vec<_>) = shown

@@ -21,11 +21,32 @@ pub(super) const PAGE: Page = Page {
 const OF_KAMAILIO: f64 = 4.0;
 /// Messages per second through 100 connections on one core.
 const TCP: f64 = 20_000.0;
+/// Memory, in MB, of connections without traffic.
+const IDLE_MB: f64 = 150.0;
 const OURS: &str = "ours";
 
 #[derive(Deserialize)]
 struct Report {
     rows: Vec<Row>,
+    attack: Option<Attacked>,
+}
+
+/// The same calls, alone and beside attackers.
+#[derive(Deserialize)]
+struct Attacked {
+    transport: String,
+    alone: Calls,
+    #[serde(rename = "attacked")]
+    beside: Calls,
+    attackers: u64,
+    garbage_bytes_per_s: f64,
+    memory_mb: f64,
+}
+
+#[derive(Deserialize)]
+struct Calls {
+    calls_per_s: f64,
+    failed: u64,
 }
 
 #[derive(Deserialize)]
@@ -36,6 +57,8 @@ struct Row {
     msgs_per_s: f64,
     us_per_msg: f64,
     limited_by: Option<String>,
+    idle_connections: Option<u64>,
+    idle_mb: Option<f64>,
 }
 
 impl Row {
@@ -89,7 +112,10 @@ fn show(result: &Value) -> serde_json::Result<Shown> {
         .iter()
         .map(|row| Bar::new(row.label(), row.us_per_msg, row.hue()).limit(report.most(row)));
     Ok(Shown {
-        tables: vec![table(&report)],
+        tables: [Some(table(&report)), idle(&report), attack(&report)]
+            .into_iter()
+            .flatten()
+            .collect(),
         promises: promises(&report),
         chart: Chart::of_bars([
             Bars::new(
@@ -125,6 +151,42 @@ fn table(report: &Report) -> Table {
     table
 }
 
+/// What connections without traffic cost.
+fn idle(report: &Report) -> Option<Table> {
+    let mut table = Table::new(["transport", "idle connections", "memory, MB"]);
+    let mut rows = report
+        .rows
+        .iter()
+        .filter_map(|row| Some((row, row.idle_connections?, row.idle_mb?)))
+        .peekable();
+    rows.peek()?;
+    for (row, connections, mb) in rows {
+        let connections = figure(connections as f64, 0, "");
+        table.push([row.transport.clone(), connections, figure(mb, 1, "")]);
+    }
+    Some(table)
+}
+
+fn attack(report: &Report) -> Option<Table> {
+    let attack = report.attack.as_ref()?;
+    let head = format!("calls over {}", attack.transport);
+    let beside = format!("beside {} attackers", attack.attackers);
+    let mut table = Table::new([head.as_str(), "alone", &beside]);
+    let both = |of: fn(&Calls) -> f64| {
+        [&attack.alone, &attack.beside].map(|calls| figure(of(calls), 0, ""))
+    };
+    let [alone, attacked] = both(|calls| calls.calls_per_s);
+    table.push(["calls/s".to_owned(), alone, attacked]);
+    let [alone, attacked] = both(|calls| calls.failed as f64);
+    table.push(["failed".to_owned(), alone, attacked]);
+    let mb = |value: f64| [String::new(), figure(value, 1, "")];
+    let [alone, attacked] = mb(attack.garbage_bytes_per_s / 1e6);
+    table.push(["garbage, MB/s".to_owned(), alone, attacked]);
+    let [alone, attacked] = mb(attack.memory_mb);
+    table.push(["more memory, MB".to_owned(), alone, attacked]);
+    Some(table)
+}
+
 fn promises(report: &Report) -> Vec<Promise> {
     let rate = |transport: &str| {
         let what = format!("messages/s of {OURS}, {transport}");
@@ -140,7 +202,22 @@ fn promises(report: &Report) -> Vec<Promise> {
         Some((row, most)) => Promise::at_most(what, most, row.us_per_msg, 2, "µs"),
         None => Promise::unmeasured(what),
     };
-    vec![rate("udp"), rate("tcp"), cost]
+    let idle = report.find(OURS, "tcp").and_then(|row| {
+        let what = format!(
+            "memory of {} idle connections",
+            figure(row.idle_connections? as f64, 0, "")
+        );
+        Some(Promise::below(what, IDLE_MB, row.idle_mb?, 1, "MB"))
+    });
+    let attacked = report
+        .attack
+        .as_ref()
+        .map(|attack| Promise::none("calls that failed beside attackers", attack.beside.failed));
+    [rate("udp"), rate("tcp"), cost]
+        .into_iter()
+        .chain(idle)
+        .chain(attacked)
+        .collect()
 }
 
 fn headline(report: &Report) -> Option<Headline> {
@@ -197,11 +274,43 @@ mod tests {
                 .iter()
                 .all(|promise| !promise.kept && promise.found == "not measured")
         );
+        assert_eq!(alone.tables.len(), 1);
         assert_eq!(shown.headlines[0].beside, "kamailio 100,000, nginx 90,000");
         let table = shown.tables[0].markdown();
         assert!(
             table.contains("| ours | tls | 15,000 | 30.00 |  |"),
             "{table}"
         );
+    }
+
+    #[test]
+    fn idle_connections_and_attackers_are_judged() {
+        let shown = show(&json!({
+            "rows": [{
+                "box": "ours", "transport": "tcp", "msgs_per_s": 61_000.0, "us_per_msg": 15.0, "limited_by": "box",
+                "idle_connections": 10_000, "idle_mb": 151.0,
+            }],
+            "attack": {
+                "transport": "tcp", "rate": 200, "alone": {"calls_per_s": 200.0, "failed": 0},
+                "attacked": {"calls_per_s": 199.0, "failed": 2}, "attackers": 450, "garbage_bytes_per_s": 2.5e7,
+                "memory_mb": 12.0,
+            },
+        }))
+        .unwrap();
+        let last: Vec<&str> = shown.promises[3..]
+            .iter()
+            .map(|promise| promise.found.as_str())
+            .collect();
+        assert_eq!(last, ["151.0 MB", "2"]);
+        assert!(shown.promises[3..].iter().all(|promise| !promise.kept));
+        let tables: String = shown.tables.iter().map(Table::markdown).collect();
+        for wanted in [
+            "| tcp | 10,000 | 151.0 |",
+            "| calls over tcp | alone | beside 450 attackers |",
+            "| failed | 0 | 2 |",
+            "| garbage, MB/s |  | 25.0 |",
+        ] {
+            assert!(tables.contains(wanted), "{wanted}\n{tables}");
+        }
     }
 }
