@@ -24,6 +24,15 @@ const END: &str = "<!-- figures of cargo xtask bench all --report: end -->";
 const DOCUMENT: &str = "docs/BENCHMARKS.md";
 const PLOTS: &str = "docs/plots";
 
+/// Can the report be written? To be asked before hours of measuring.
+pub(super) fn check(root: &Path) -> anyhow::Result<()> {
+    with_figures(&read(&root.join("README.md"))?, "").map(drop)
+}
+
+fn read(file: &Path) -> anyhow::Result<String> {
+    fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
+}
+
 /// Writes all of it below a folder, the workspace's.
 pub(super) fn write(root: &Path, sections: &[Section]) -> anyhow::Result<PathBuf> {
     let plots = root.join(PLOTS);

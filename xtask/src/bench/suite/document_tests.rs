@@ -86,8 +86,7 @@ fn a_readme_without_its_lines_is_refused() {
 
 #[test]
 fn the_projects_readme_has_its_lines() {
-    let readme = fs::read_to_string(crate::shell::root().join("README.md")).unwrap();
-    assert!(with_figures(&readme, "").is_ok());
+    check(&crate::shell::root()).unwrap();
 }
 
 #[test]

@@ -56,6 +56,7 @@ impl All {
     /// `is_known` says whether there is a bench of that name on the command line.
     pub(super) fn run(&self, is_known: fn(&str) -> bool) -> anyhow::Result<Outcome> {
         let pages = self.pages()?;
+        self.check()?;
         let folder = self.folder();
         let mut sections = Vec::new();
         for (index, page) in pages.iter().copied().enumerate() {
@@ -93,6 +94,20 @@ impl All {
             .iter()
             .all(|section| section.standing == Standing::Good);
         Ok(if good { Outcome::Done } else { Outcome::Failed })
+    }
+
+    /// Finds out what would fail only after hours.
+    fn check(&self) -> anyhow::Result<()> {
+        if let Some(missing) = self.from.as_deref().filter(|from| !from.is_dir()) {
+            bail!(
+                "there is no folder {} to take results from",
+                missing.display()
+            );
+        }
+        if self.report {
+            document::check(&root())?;
+        }
+        Ok(())
     }
 
     /// The benches that were asked for, in the order of the suite.
@@ -241,6 +256,14 @@ mod tests {
         asked.no_run = true;
         assert_eq!(asked.known_already(page).unwrap(), Some(saved));
         assert_eq!(asked.folder(), folder.path());
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_named() {
+        let mut asked = all();
+        asked.from = Some("/nowhere/at/all".into());
+        let error = asked.run(|_| true).err().unwrap().to_string();
+        assert!(error.contains("/nowhere/at/all"), "{error}");
     }
 
     #[test]

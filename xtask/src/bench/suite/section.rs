@@ -23,7 +23,7 @@ pub(super) enum Standing {
     Good,
     /// Promises are not kept: so many by its page, or the bench itself says so.
     Broken(usize),
-    /// There is no result that can be read, for this reason.
+    /// There is no result, or none that says anything, for this reason.
     Missing(String),
 }
 
@@ -68,6 +68,9 @@ impl Section {
             Standing::Good => format!("kept: {promises} of {promises} promises"),
             Standing::Broken(0) => "not kept: the bench itself says so".to_owned(),
             Standing::Broken(broken) => format!("not kept: {broken} of {promises} promises"),
+            Standing::Missing(reason) if self.saved.result.is_some() => {
+                format!("cannot be judged: {reason}")
+            }
             Standing::Missing(reason) => format!("could not run: {reason}"),
         }
     }
@@ -137,10 +140,12 @@ mod tests {
     fn what_cannot_be_read_is_missing() {
         let verdict = section(End::Done, Some(json!({"ratio": "high"}))).verdict();
         assert!(
-            verdict.starts_with("could not run: its result cannot be read: "),
+            verdict.starts_with("cannot be judged: its result cannot be read: "),
             "{verdict}"
         );
         let verdict = section(End::CouldNotRun, None).verdict();
         assert_eq!(verdict, "could not run: no root");
+        let verdict = section(End::CouldNotRun, Some(rate(1.0))).verdict();
+        assert_eq!(verdict, "cannot be judged: no root");
     }
 }
