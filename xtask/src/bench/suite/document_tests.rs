@@ -40,7 +40,7 @@ fn nothing_is_hidden() {
         "| [churn](#churn) | could not run: the lab needs root |",
         "Not part of this report: `fastpath`, `growth`, `peers`,",
         "**Could not run: the lab needs root**",
-        "| packets/s, of the bare redirect's | ≥ 0.60× | 0.50× | **not kept** |",
+        "| packets/s on one core, of the bare redirect's | ≥ 0.60× | 0.50× | **not kept** |",
         "![Packets per second through veth](plots/pps.svg)",
         "`cargo xtask bench sipp`, 2026-11-20T20:00:00Z, 61 s, commit 0123456789ab.",
     ] {
