@@ -81,7 +81,7 @@ pub(crate) fn toolchain() -> anyhow::Result<Toolchain> {
 }
 
 /// The first compiler that can build for BPF.
-fn find_compiler() -> anyhow::Result<Option<(PathBuf, Core)>> {
+pub(crate) fn find_compiler() -> anyhow::Result<Option<(PathBuf, Core)>> {
     if let Some(named) = env::var_os("EBPF_RUSTC").map(PathBuf::from) {
         let core = core_of(&named).with_context(|| {
             format!(
@@ -278,6 +278,15 @@ pub(crate) fn nginx() -> anyhow::Result<()> {
             &["nginx-light", "libnginx-mod-stream"],
             "to be compared with (the service that comes with it is not needed)",
         )
+    }
+}
+
+/// Makes sure of valgrind, which counts instructions.
+pub(crate) fn valgrind() -> anyhow::Result<()> {
+    if on_path("valgrind") {
+        Ok(())
+    } else {
+        install(&["valgrind"], "to count instructions")
     }
 }
 
