@@ -17,7 +17,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{
     errors, options,
-    patched::{Patched, Pieces},
+    patched::{Leaving, Patched},
     placement::Tables,
     proxying::{Proxied, ProxyStep},
     receive::{BATCH, Batch},
@@ -218,7 +218,7 @@ struct Worker {
     outgoing: Vec<Outgoing>,
     patched: Vec<Patched>,
     patches: Vec<Patch>,
-    pieces: Pieces,
+    leaving: Leaving,
     log: Pause,
 }
 
@@ -240,7 +240,7 @@ impl Worker {
             outgoing: Vec::with_capacity(BATCH),
             patched: Vec::with_capacity(BATCH),
             patches: iter::repeat_with(Patch::default).take(BATCH).collect(),
-            pieces: Pieces::default(),
+            leaving: Leaving::default(),
             log: Pause::default(),
         })
     }
@@ -367,13 +367,13 @@ impl Worker {
             }
         }
         let Self {
-            pieces,
+            leaving,
             patched,
             patches,
             log,
             ..
         } = self;
-        pieces.send(
+        leaving.send(
             &vip.socket,
             patched,
             patches,
