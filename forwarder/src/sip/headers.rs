@@ -19,14 +19,92 @@ pub enum StartLine<'a> {
     },
 }
 
-/// A message cut into its start line and the bytes behind it.
-#[derive(Clone, Copy, Debug)]
+/// A message cut into its start line and its headers.
+#[derive(Clone, Debug)]
 pub struct Sip<'a> {
     /// The start line.
     pub start: StartLine<'a>,
     bytes: &'a [u8],
     /// Offset of the first header.
     headers: usize,
+    index: Index,
+}
+
+/// Where the headers lie that somebody here asks for, found in one pass.
+#[derive(Clone, Debug)]
+pub struct Index {
+    named: [Named; Name::COUNT],
+    /// Offset of what stands behind the last header.
+    end: usize,
+    /// Goes one of them over more than one line?
+    folded: bool,
+}
+
+/// The headers of one name in a message.
+#[derive(Clone, Debug, Default)]
+pub struct Named {
+    /// How many there are. Without any, the rest says nothing.
+    pub count: usize,
+    /// All of the first one.
+    pub whole: Range<usize>,
+    /// What stands behind its colon, without the last line ending. Folds are still in it.
+    pub value: Range<usize>,
+    /// Does it go over more than one line?
+    pub folded: bool,
+}
+
+impl Index {
+    fn of(mut lines: Lines<'_>) -> Self {
+        let mut index = Self {
+            named: [const { Named::NONE }; Name::COUNT],
+            end: 0,
+            folded: false,
+        };
+        for line in lines.by_ref() {
+            if let Some(named) = index.named.get_mut(line.name as usize) {
+                index.folded |= line.folded;
+                named.note(line);
+            }
+        }
+        index.end = lines.offset();
+        index
+    }
+
+    /// The headers of a name other than [`Name::Other`].
+    #[must_use]
+    pub fn named(&self, name: Name) -> &Named {
+        self.named.get(name as usize).unwrap_or(&Named::NONE)
+    }
+
+    /// Offset of what stands behind the last header: of the empty line.
+    #[must_use]
+    pub const fn end(&self) -> usize {
+        self.end
+    }
+
+    /// Goes one of them over more than one line?
+    #[must_use]
+    pub const fn is_folded(&self) -> bool {
+        self.folded
+    }
+}
+
+impl Named {
+    const NONE: Self = Self {
+        count: 0,
+        whole: 0..0,
+        value: 0..0,
+        folded: false,
+    };
+
+    fn note(&mut self, line: Line) {
+        if self.count == 0 {
+            self.whole = line.whole;
+            self.value = line.value;
+            self.folded = line.folded;
+        }
+        self.count += 1;
+    }
 }
 
 /// Methods by which a datagram is known for SIP, whatever else its start line holds: the fast path
@@ -62,10 +140,12 @@ impl<'a> Sip<'a> {
         while headers.first().copied().is_some_and(is_blank) {
             headers = cut_line(headers).1;
         }
+        let headers = datagram.len() - headers.len();
         Some(Self {
             start,
             bytes: datagram,
-            headers: datagram.len() - headers.len(),
+            headers,
+            index: Index::of(Lines::starting(datagram, headers)),
         })
     }
 
@@ -73,6 +153,29 @@ impl<'a> Sip<'a> {
     #[must_use]
     pub const fn bytes(&self) -> &'a [u8] {
         self.bytes
+    }
+
+    /// Where the headers lie that somebody here asks for.
+    #[must_use]
+    pub const fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// The value of the first header of a name, unfolded, without blanks around it.
+    #[must_use]
+    pub fn first(&self, name: Name) -> Option<Cow<'a, [u8]>> {
+        let named = self.index.named(name);
+        (named.count > 0).then(|| value(&self.bytes[named.value.clone()], named.folded))
+    }
+
+    /// The values of all headers of a name, in order, each as [`Sip::first`] has it.
+    pub fn all(&self, name: Name) -> impl Iterator<Item = Cow<'a, [u8]>> {
+        let named = self.index.named(name);
+        let bytes = self.bytes;
+        Lines::starting(bytes, named.whole.start)
+            .filter(move |line| line.name == name)
+            .take(named.count)
+            .map(|line| value(&bytes[line.value], line.folded))
     }
 
     /// The headers, in order.
@@ -245,11 +348,14 @@ pub enum Name {
     MaxForwards,
     /// `Proxy-Require`.
     ProxyRequire,
-    /// Any other.
+    /// Any other. Stands last: the others are counted.
     Other,
 }
 
 impl Name {
+    /// How many there are but [`Name::Other`].
+    const COUNT: usize = Self::Other as usize;
+
     fn of(text: &[u8]) -> Self {
         let is = |name: &[u8]| text.eq_ignore_ascii_case(name);
         match text.len() {
@@ -290,7 +396,7 @@ impl Iterator for Lines<'_> {
                 folded = true;
             }
             self.at = self.bytes.len() - rest.len();
-            if let Some(colon) = line.iter().position(|&b| b == b':') {
+            if let Some(colon) = find(line, b':') {
                 return Some(Line {
                     name: Name::of(trim(&line[..colon])),
                     whole: begin..self.at,
@@ -312,13 +418,17 @@ impl<'a> Iterator for Headers<'a> {
             folded,
             ..
         } = self.lines.next()?;
-        let text = &self.lines.bytes[value];
-        let value = if folded {
-            unfold(text)
-        } else {
-            Cow::Borrowed(trim(text))
-        };
+        let value = self::value(&self.lines.bytes[value], folded);
         Some(Header { name, value })
+    }
+}
+
+/// What a header says: `text` unfolded, without blanks around it.
+fn value(text: &[u8], folded: bool) -> Cow<'_, [u8]> {
+    if folded {
+        unfold(text)
+    } else {
+        Cow::Borrowed(trim(text))
     }
 }
 

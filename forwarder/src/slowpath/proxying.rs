@@ -1,6 +1,6 @@
 //! One datagram of a service in mode `proxy`, from its bytes to what becomes of it; no I/O.
 
-use std::net::SocketAddr;
+use std::{borrow::Cow, net::SocketAddr};
 
 use sip_forwarder_ebpf::{abi::ServiceId, rule::Role, verdict::Verdict};
 
@@ -13,7 +13,7 @@ use crate::sip::{
     answer::{self, Answer},
     headers::{Name, StartLine},
     proxy::{self, DropReason, Inward, Outward, Patch, Proxy, Refusal, ResponseError},
-    reader::Reading,
+    reader::{self, Reading},
 };
 
 /// What to do with a datagram.
@@ -133,18 +133,25 @@ impl Proxied<'_> {
         }
     }
 
-    fn route_behind_own(&self, reading: &Reading<'_>) -> Option<(Vec<u8>, u16)> {
+    fn route_behind_own<'a>(&self, reading: &Reading<'a>) -> Option<(Cow<'a, [u8]>, u16)> {
         if reading.role != Role::InDialog {
             return None;
         }
-        let routes = reading.sip.headers().filter(|h| h.name == Name::Route);
-        for route in routes {
-            for element in proxy::list(&route.value) {
-                let (host, port) = address::route_host(element)?;
-                let host = &element[host];
-                if !self.tables.is_own_name(self.service, host, port) {
-                    return Some((host.to_vec(), port));
+        for route in reading.sip.all(Name::Route) {
+            let mut next = None;
+            for element in proxy::list(&route) {
+                let (host, port) = address::route_host(&route[element.clone()])?;
+                let host = element.start + host.start..element.start + host.end;
+                if !self
+                    .tables
+                    .is_own_name(self.service, &route[host.clone()], port)
+                {
+                    next = Some((host, port));
+                    break;
                 }
+            }
+            if let Some((host, port)) = next {
+                return Some((reader::cut(route, host), port));
             }
         }
         None
