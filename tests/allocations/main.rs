@@ -122,7 +122,7 @@ impl Scene {
     }
 
     /// A client's request reaches the backend, and the response the client.
-    fn from_client(&self, request: &Message) {
+    fn client_asks(&self, request: &Message) {
         self.client.send(&request.build()).unwrap();
         let arrived = received(&self.backend);
         let response = answer_to(&arrived, "200 OK", "");
@@ -131,7 +131,7 @@ impl Scene {
     }
 
     /// A backend's request reaches the client, and the response the backend.
-    fn from_backend(&self, request: &Message) {
+    fn backend_asks(&self, request: &Message) {
         self.backend.send_to(&request.build(), self.vip).unwrap();
         let arrived = received(&self.client);
         self.client
@@ -155,16 +155,16 @@ impl Scene {
                 .route(&format!("<sip:{vip};lr>"))
                 .route(&format!("<sip:{backend};lr>"))
         };
-        self.from_client(&message(Message::invite(), "call"));
-        self.from_client(&in_dialog("ACK"));
-        self.from_client(&in_dialog("INVITE"));
-        self.from_client(&in_dialog("BYE").route("<sip:10.0.0.9;lr>, <sip:[2001:db8::9];lr>"));
+        self.client_asks(&message(Message::invite(), "call"));
+        self.client_asks(&in_dialog("ACK"));
+        self.client_asks(&in_dialog("INVITE"));
+        self.client_asks(&in_dialog("BYE").route("<sip:10.0.0.9;lr>, <sip:[2001:db8::9];lr>"));
         for method in ["REGISTER", "OPTIONS", "MESSAGE"] {
-            self.from_client(&message(Message::request(method), method));
+            self.client_asks(&message(Message::request(method), method));
         }
         let line = format!("INVITE sip:phone@{client} SIP/2.0");
         let own = message(Message::invite(), "own").start_line(&line);
-        self.from_backend(&own.vias(&[&via(backend)]));
+        self.backend_asks(&own.vias(&[&via(backend)]));
     }
 }
 

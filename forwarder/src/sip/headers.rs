@@ -35,38 +35,34 @@ pub struct Sip<'a> {
 pub struct Index {
     named: [Named; Name::COUNT],
     /// Offset of what stands behind the last header.
-    end: usize,
+    end: u32,
     /// Goes one of them over more than one line?
     folded: bool,
 }
 
-/// The headers of one name in a message.
-#[derive(Clone, Debug, Default)]
+/// The headers of one name in a message. Offsets in half the usual size: a message is moved about.
+#[derive(Clone, Copy, Debug)]
 pub struct Named {
-    /// How many there are. Without any, the rest says nothing.
-    pub count: usize,
-    /// All of the first one.
-    pub whole: Range<usize>,
-    /// What stands behind its colon, without the last line ending. Folds are still in it.
-    pub value: Range<usize>,
-    /// Does it go over more than one line?
-    pub folded: bool,
+    count: u32,
+    begin: u32,
+    value: (u32, u32),
+    folded: bool,
 }
 
 impl Index {
     fn of(mut lines: Lines<'_>) -> Self {
         let mut index = Self {
-            named: [const { Named::NONE }; Name::COUNT],
+            named: [Named::NONE; Name::COUNT],
             end: 0,
             folded: false,
         };
         for line in lines.by_ref() {
             if let Some(named) = index.named.get_mut(line.name as usize) {
                 index.folded |= line.folded;
-                named.note(line);
+                named.note(&line);
             }
         }
-        index.end = lines.offset();
+        index.end = lines.offset() as u32;
         index
     }
 
@@ -79,7 +75,7 @@ impl Index {
     /// Offset of what stands behind the last header: of the empty line.
     #[must_use]
     pub const fn end(&self) -> usize {
-        self.end
+        self.end as usize
     }
 
     /// Goes one of them over more than one line?
@@ -92,15 +88,34 @@ impl Index {
 impl Named {
     const NONE: Self = Self {
         count: 0,
-        whole: 0..0,
-        value: 0..0,
+        begin: 0,
+        value: (0, 0),
         folded: false,
     };
 
-    fn note(&mut self, line: Line) {
+    /// How many there are.
+    #[must_use]
+    pub const fn count(&self) -> usize {
+        self.count as usize
+    }
+
+    /// Offset of the first one, 0 if there is none.
+    #[must_use]
+    pub const fn begin(&self) -> usize {
+        self.begin as usize
+    }
+
+    /// What stands behind the first one's colon, without the last line ending. Folds are still in it.
+    #[must_use]
+    pub fn value(&self) -> Option<Range<usize>> {
+        let (begin, end) = self.value;
+        (self.count > 0).then_some(begin as usize..end as usize)
+    }
+
+    const fn note(&mut self, line: &Line) {
         if self.count == 0 {
-            self.whole = line.whole;
-            self.value = line.value;
+            self.begin = line.whole.start as u32;
+            self.value = (line.value.start as u32, line.value.end as u32);
             self.folded = line.folded;
         }
         self.count += 1;
@@ -129,10 +144,11 @@ const METHODS: [&[u8]; 14] = [
 const VERSION: &[u8] = b"SIP/2.0";
 
 impl<'a> Sip<'a> {
-    /// Cuts a datagram; `None` if it does not start as SIP does. Line ends before the start line
-    /// are skipped (RFC 3261 section 7.5).
+    /// Cuts a message; `None` if it does not start as SIP does, or is longer than 4 GiB. Line ends
+    /// before the start line are skipped (RFC 3261 section 7.5).
     #[must_use]
     pub fn cut(datagram: &'a [u8]) -> Option<Self> {
+        u32::try_from(datagram.len()).ok()?;
         let begin = datagram.iter().position(|&b| !matches!(b, b'\r' | b'\n'))?;
         let (line, mut headers) = cut_line(&datagram[begin..]);
         let start = start_line(line)?;
@@ -165,16 +181,16 @@ impl<'a> Sip<'a> {
     #[must_use]
     pub fn first(&self, name: Name) -> Option<Cow<'a, [u8]>> {
         let named = self.index.named(name);
-        (named.count > 0).then(|| value(&self.bytes[named.value.clone()], named.folded))
+        Some(value(&self.bytes[named.value()?], named.folded))
     }
 
     /// The values of all headers of a name, in order, each as [`Sip::first`] has it.
     pub fn all(&self, name: Name) -> impl Iterator<Item = Cow<'a, [u8]>> {
         let named = self.index.named(name);
         let bytes = self.bytes;
-        Lines::starting(bytes, named.whole.start)
+        Lines::starting(bytes, named.begin())
             .filter(move |line| line.name == name)
-            .take(named.count)
+            .take(named.count())
             .map(|line| value(&bytes[line.value], line.folded))
     }
 

@@ -111,8 +111,8 @@ impl<'a> Fields<'a> {
 impl Single {
     fn of(named: &Named, text: &[u8]) -> Self {
         Self {
-            value: (named.count > 0).then(|| trim_range(text, named.value.clone())),
-            again: named.count > 1,
+            value: named.value().map(|value| trim_range(text, value)),
+            again: named.count() > 1,
         }
     }
 }
@@ -120,8 +120,8 @@ impl Single {
 impl Several {
     const fn of(named: &Named) -> Self {
         Self {
-            first: named.whole.start,
-            count: named.count,
+            first: named.begin(),
+            count: named.count(),
         }
     }
 }
