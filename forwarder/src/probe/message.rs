@@ -77,12 +77,13 @@ impl Options {
         let StartLine::Response { code: Some(code) } = sip.start else {
             return None;
         };
-        let first = |name| sip.headers().find(|h| h.name == name).map(|h| h.value);
-        let ours =
-            *first(Name::CallId)? == *self.call_id.as_bytes() && is_cseq(&first(Name::CSeq)?);
+        let ours = *sip.first(Name::CallId)? == *self.call_id.as_bytes()
+            && is_cseq(&sip.first(Name::CSeq)?);
         ours.then(|| match code {
             503 => Answer::Full {
-                retry_after: first(Name::RetryAfter).and_then(|value| delta_seconds(&value)),
+                retry_after: sip
+                    .first(Name::RetryAfter)
+                    .and_then(|value| delta_seconds(&value)),
             },
             _ => Answer::Ok,
         })

@@ -1,5 +1,7 @@
 //! One message of a service in mode `proxy`, from its bytes to what becomes of it; no I/O.
 
+use std::borrow::Cow;
+
 use sip_forwarder_ebpf::{abi::ServiceId, rule::Role, verdict::Verdict};
 
 use super::{
@@ -229,23 +231,29 @@ impl Proxied<'_> {
         }
     }
 
-    fn route_behind_own(&self, reading: &Reading<'_>) -> Option<(Vec<u8>, u16)> {
+    fn route_behind_own<'a>(&self, reading: &Reading<'a>) -> Option<(Cow<'a, [u8]>, u16)> {
         if reading.role != Role::InDialog {
             return None;
         }
-        let routes = reading.sip.headers().filter(|h| h.name == Name::Route);
-        for route in routes {
-            for element in proxy::list(&route.value) {
-                let (host, port) = address::route_host(element)?;
-                let host = &element[host];
-                let own = self.proxy.is_own(host, port)
-                    || self.tables.is_own_name(self.service, host, port);
-                if !own {
-                    return Some((host.to_vec(), port));
+        for route in reading.sip.all(Name::Route) {
+            let mut next = None;
+            for element in proxy::list(&route) {
+                let (host, port) = address::route_host(&route[element.clone()])?;
+                let host = element.start + host.start..element.start + host.end;
+                if !self.is_own(&route[host.clone()], port) {
+                    next = Some((host, port));
+                    break;
                 }
+            }
+            if let Some((host, port)) = next {
+                return Some((reader::cut(route, host), port));
             }
         }
         None
+    }
+
+    fn is_own(&self, host: &[u8], port: u16) -> bool {
+        self.proxy.is_own(host, port) || self.tables.is_own_name(self.service, host, port)
     }
 
     fn refuse(

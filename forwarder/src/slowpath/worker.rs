@@ -20,7 +20,7 @@ use super::{
     errors,
     flows::{Flows, Outbound, Sender},
     options,
-    patched::{Patched, Pieces},
+    patched::{Leaving, Patched},
     placement::Tables,
     proxying::{Proxied, ProxyStep},
     receive::{BATCH, Batch},
@@ -238,7 +238,7 @@ struct Worker {
     outgoing: Vec<Outgoing>,
     patched: Vec<Patched>,
     patches: Vec<Patch>,
-    pieces: Pieces,
+    leaving: Leaving,
     log: Pause,
 }
 
@@ -263,7 +263,7 @@ impl Worker {
             outgoing: Vec::with_capacity(BATCH),
             patched: Vec::with_capacity(BATCH),
             patches: iter::repeat_with(Patch::default).take(BATCH).collect(),
-            pieces: Pieces::default(),
+            leaving: Leaving::default(),
             log: Pause::default(),
         })
     }
@@ -425,13 +425,13 @@ impl Worker {
             }
         }
         let Self {
-            pieces,
+            leaving,
             patched,
             patches,
             log,
             ..
         } = self;
-        pieces.send(
+        leaving.send(
             &vip.socket,
             patched,
             patches,

@@ -35,6 +35,14 @@ pub struct Patch {
 }
 
 impl Patch {
+    /// One that changes nothing of a message of `length` bytes.
+    #[cfg(test)]
+    pub(crate) fn none(length: usize) -> Self {
+        let mut patch = Self::default();
+        patch.finish(length);
+        patch
+    }
+
     /// What the message consists of, in order.
     #[must_use]
     pub fn pieces(&self) -> &[Piece] {
