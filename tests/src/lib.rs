@@ -13,7 +13,8 @@
 //! - [`flood`]: many messages, and who counts them; [`stateless`]: boxes that only send on.
 //! - [`proxy`]: a proxy that behaves as a test says.
 //! - [`baresip`] and [`sipsak`]: a phone and a tester's tool that others wrote.
-//! - [`program`]: the XDP program on single packets, without an interface.
+//! - [`program`]: the XDP program on single packets, without an interface; [`frame_source`]: frames made in the kernel,
+//!   to be timed or sent.
 //!
 //! Nothing here decides anything about forwarding: expectations live in the tests.
 
@@ -23,6 +24,7 @@ pub mod calls;
 pub mod corpus;
 pub mod dispatcher;
 pub mod flood;
+pub mod frame_source;
 pub mod frames;
 pub mod fuzz;
 pub mod heartbeats;

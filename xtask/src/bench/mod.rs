@@ -6,6 +6,7 @@ mod heartbeats;
 mod oslb;
 mod reaction;
 mod slowpath;
+mod timings;
 
 use clap::{Args, Subcommand};
 
