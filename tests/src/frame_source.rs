@@ -130,6 +130,14 @@ impl FrameSource {
         Ok(array.set(0, Template { interface, ..there }, 0)?)
     }
 
+    /// On every core, the next frame has this number.
+    pub fn count_from(&mut self, number: u32) -> Result<()> {
+        let map = self.ebpf.map_mut("MADE").context("no MADE")?;
+        let mut counters: PerCpuArray<&mut MapData, u32> = PerCpuArray::try_from(map)?;
+        let numbers = vec![number; aya::util::nr_cpus().map_err(|(_, error)| error)?];
+        Ok(counters.set(0, numbers.try_into()?, 0)?)
+    }
+
     /// The bare redirect sends by this interface.
     pub fn redirect_to(&mut self, interface: u32) -> Result<()> {
         self.set("ONWARD", interface)

@@ -113,8 +113,9 @@ fn count() -> Option<u32> {
     let counter = MADE.get_ptr_mut(0)?;
     // SAFETY: a map value of this CPU alone.
     unsafe {
-        *counter = (*counter).wrapping_add(1);
-        Some(*counter)
+        let now = *counter;
+        *counter = now.wrapping_add(1);
+        Some(now)
     }
 }
 

@@ -1,4 +1,5 @@
-//! The packets that are timed in turn, so that none finds the processor prepared for it.
+//! Many different packets: each in a run of its own, as all cases are timed; and in turn, so that none finds
+//! the processor's predictions made for it.
 
 use std::net::SocketAddr;
 
@@ -8,7 +9,7 @@ use sip_forwarder_tests::{
     frames::UdpFrame,
     lab::Family,
     messages::Message,
-    program::Program,
+    program::{Action, Program},
 };
 
 use super::packets::{client, service};
@@ -18,16 +19,45 @@ const COUNT: u32 = 128;
 /// `XDP_TX`.
 const SENT_BACK: u32 = 3;
 
+/// One family's packets, each timed alone.
+pub(super) struct Alone(Vec<Vec<u8>>);
+
+impl Alone {
+    /// Fails if the fast path does not take each packet.
+    pub(super) fn check(program: &Program, family: Family) -> anyhow::Result<Self> {
+        let frames = frames(family);
+        for (n, frame) in frames.iter().enumerate() {
+            let ran = program.run(frame)?;
+            ensure!(
+                ran.action == Action::Tx,
+                "packet {n} of {COUNT}: the fast path did not take it ({:?} {:?})",
+                ran.action,
+                ran.verdict
+            );
+        }
+        Ok(Self(frames))
+    }
+
+    /// Nanoseconds of a packet, the mean over all.
+    pub(super) fn time(&self, program: &Program, name: &str, repeat: u32) -> anyhow::Result<f64> {
+        let mut sum = 0.0;
+        for frame in &self.0 {
+            sum += program.time(name, frame, repeat)?.as_nanos() as f64;
+        }
+        Ok(sum / self.0.len() as f64)
+    }
+}
+
 /// One family's packets, given in turn to the program under test and to the yardstick.
 ///
 /// Each is copied into the frame before, which both pay for: the difference between the two, and what
 /// the yardstick costs by itself, is what the program costs.
-pub(super) struct Mixed {
+pub(super) struct InTurn {
     ours: FrameSource,
     yardstick: FrameSource,
 }
 
-impl Mixed {
+impl InTurn {
     /// Loads the rotation twice. Fails if the fast path does not take each packet.
     pub(super) fn load(
         object: &std::path::Path,
@@ -67,7 +97,9 @@ fn frames(family: Family) -> Vec<Vec<u8>> {
     (1_024..)
         .zip(messages())
         .map(|(port, (_, message))| {
-            UdpFrame::new(SocketAddr::new(client, port), service(family), message).build()
+            UdpFrame::new(SocketAddr::new(client, port), service(family), message)
+                .hop_limit(255)
+                .build()
         })
         .collect()
 }
@@ -103,7 +135,9 @@ fn message(n: u32, dice: &mut Dice) -> (String, Vec<u8>) {
             dice.text(6, 16)
         ))
         .to(&format!("<sip:{}@example.org>", dice.text(3, 20)));
-    for _ in 0..dice.roll(4) {
+    // Half come from phones; the others passed one to three proxies, not all of which stay in the way.
+    let proxies = [0, 0, 0, 0, 1, 1, 2, 3][dice.roll(8) as usize];
+    for _ in 0..proxies {
         let via = format!(
             "SIP/2.0/UDP 198.51.100.{}:5060;branch=z9hG4bK{};rport",
             dice.roll(255),
@@ -111,7 +145,7 @@ fn message(n: u32, dice: &mut Dice) -> (String, Vec<u8>) {
         );
         message = message.top_via(&via);
     }
-    for _ in 0..dice.roll(3) {
+    for _ in 0..dice.roll(proxies + 1) {
         let name = dice.text(4, 12);
         message = message.record_route(&format!("<sip:{name}.example.org;lr>"));
     }

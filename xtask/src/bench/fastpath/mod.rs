@@ -3,7 +3,8 @@
 //! The yardstick is a program that swaps the MAC addresses and sends the frame back, timed in the
 //! same rounds. A packet is seen again as the program left it, so backends listen on the VIP itself:
 //! the rewrite is done in full and changes nothing but the time to live, which lasts for a round.
-//! The mixed packets are made anew each time.
+//! `mixed` is the mean of many packets, each in runs of its own like the others. `mixed-in-turn` gives the
+//! same packets one after the other, which the processor cannot foresee: nothing is promised of it.
 //!
 //! The affinity map is as full as its promise: entries of other calls, in all slots but those of the
 //! calls that are timed, which are at home.
@@ -18,13 +19,14 @@ use clap::Args;
 use serde::Serialize;
 use sip_forwarder::{config::Config, dataplane::environment};
 use sip_forwarder_tests::{
+    frames::UdpFrame,
     lab::{Family, Host, Lab, vip},
     messages,
     program::{Program, config_of, nat_service},
 };
 
 use self::{
-    mixed::Mixed,
+    mixed::{Alone, InTurn},
     packets::{Packet, suffix},
 };
 use super::timings::Timings;
@@ -90,15 +92,25 @@ struct Case {
     spread_ns: f64,
 }
 
+/// What is timed.
+enum What {
+    /// One packet.
+    Single(Packet),
+    /// Many, each alone.
+    Alone(Alone),
+    /// Many in turn.
+    InTurn(InTurn),
+}
+
 /// What is timed, and its rounds.
-struct Timed<T> {
+struct Timed {
     name: String,
-    what: T,
+    what: What,
     timings: Timings,
 }
 
-impl<T> Timed<T> {
-    fn new(name: String, what: T) -> Self {
+impl Timed {
+    fn new(name: String, what: What) -> Self {
         Self {
             name,
             what,
@@ -139,22 +151,24 @@ impl Fastpath {
         program.maps().allow_interface(client)?;
         say("filling the affinity map");
         program.fill_affinity(AFFINITY_ENTRIES, &slots())?;
-        let (mut single, mut mixed) = (Vec::new(), Vec::new());
+        let mut timed = Vec::new();
         for family in [Family::V4, Family::V6] {
             for packet in packets::single(family) {
                 packet.check(&program)?;
-                single.push(Timed::new(packet.name.clone(), packet));
+                timed.push(Timed::new(packet.name.clone(), What::Single(packet)));
             }
-            let loaded = Mixed::load(helpers, &program, family, (FORWARDER, YARDSTICK))?;
-            mixed.push(Timed::new(format!("mixed{}", suffix(family)), loaded));
+            let alone = Alone::check(&program, family)?;
+            let name = format!("mixed{}", suffix(family));
+            timed.push(Timed::new(name, What::Alone(alone)));
+            let in_turn = InTurn::load(helpers, &program, family, (FORWARDER, YARDSTICK))?;
+            let name = format!("mixed-in-turn{}", suffix(family));
+            timed.push(Timed::new(name, What::InTurn(in_turn)));
         }
-        let yardstick = self.rounds(&program, &mut single, &mut mixed)?;
+        let yardstick = self.rounds(&program, &mut timed)?;
         let yardstick_ns = yardstick.median();
-        let single = single.into_iter().map(|t| (t.name, t.timings));
-        let mixed = mixed.into_iter().map(|t| (t.name, t.timings));
-        let mut cases: Vec<Case> = single
-            .chain(mixed)
-            .map(|(name, timings)| Case::new(name, &timings, yardstick_ns))
+        let mut cases: Vec<Case> = timed
+            .into_iter()
+            .map(|t| Case::new(t.name, &t.timings, yardstick_ns))
             .collect();
         cases.sort_by_key(|case| order(&case.name));
         let (verified_insns, jitted_bytes) = program.size()?;
@@ -169,29 +183,24 @@ impl Fastpath {
     }
 
     /// Times everything in each round. Returns the yardstick's timings.
-    fn rounds(
-        &self,
-        program: &Program,
-        single: &mut [Timed<Packet>],
-        mixed: &mut [Timed<Mixed>],
-    ) -> anyhow::Result<Timings> {
-        let first = single
-            .first()
-            .context("there is no packet")?
-            .what
-            .frame
-            .clone();
+    fn rounds(&self, program: &Program, timed: &mut [Timed]) -> anyhow::Result<Timings> {
+        let frame = UdpFrame::new(
+            packets::client(Family::V4),
+            packets::service(Family::V4),
+            messages::sipp_invite(),
+        )
+        .build();
         let mut yardsticks = Timings::default();
         for _ in 0..self.rounds {
-            let yardstick = nanoseconds(program, YARDSTICK, &first)?;
+            let yardstick = nanoseconds(program, YARDSTICK, &frame)?;
             yardsticks.push(yardstick);
-            for packet in &mut *single {
-                let time = nanoseconds(program, FORWARDER, &packet.what.frame)?;
-                packet.timings.push(time);
-            }
-            for mixed in &mut *mixed {
-                let above = mixed.what.above_yardstick(REPEAT)?;
-                mixed.timings.push(above + yardstick);
+            for timed in &mut *timed {
+                let time = match &timed.what {
+                    What::Single(packet) => nanoseconds(program, FORWARDER, &packet.frame)?,
+                    What::Alone(packets) => packets.time(program, FORWARDER, REPEAT)?,
+                    What::InTurn(packets) => packets.above_yardstick(REPEAT)? + yardstick,
+                };
+                timed.timings.push(time);
             }
         }
         Ok(yardsticks)
@@ -236,13 +245,13 @@ impl Case {
     }
 }
 
-/// IPv4 before IPv6, and then as promised.
-fn order(name: &str) -> (bool, Option<usize>) {
+/// IPv4 before IPv6, and then as promised; what is not promised comes last.
+fn order(name: &str) -> (bool, usize) {
     let plain = name.strip_suffix("-v6");
     let place = PROMISED
         .iter()
         .position(|(promised, _)| *promised == plain.unwrap_or(name));
-    (plain.is_some(), place)
+    (plain.is_some(), place.unwrap_or(PROMISED.len()))
 }
 
 /// The promises that these figures do not meet.
