@@ -15,7 +15,8 @@
 //! - [`baresip`] and [`sipsak`]: a phone and a tester's tool that others wrote.
 //! - [`stream`]: SIP over TCP, TLS and WebSocket; [`certificates`] for it; [`stunnel`] gives TLS to programs without.
 //! - [`phone`]: a phone that does as a test says, over any transport.
-//! - [`program`]: the XDP program on single packets, without an interface.
+//! - [`program`]: the XDP program on single packets, without an interface; [`frame_source`]: frames made in the kernel,
+//!   to be timed or sent.
 //!
 //! Nothing here decides anything about forwarding: expectations live in the tests.
 
@@ -26,6 +27,7 @@ pub mod certificates;
 pub mod corpus;
 pub mod dispatcher;
 pub mod flood;
+pub mod frame_source;
 pub mod frames;
 pub mod fuzz;
 pub mod heartbeats;

@@ -233,8 +233,10 @@ impl Daemon {
                 }
                 Some(probed) = heard.answers.recv() => self.answered(&probed),
                 Some(backend) = heard.unreachable.recv() => self.conductor.unreachable(backend),
-                // Many changes come together, and each costs a look at every way.
+                // Many changes come together, and each costs a look at every way to a backend. Ways to
+                // clients are asked for as they are needed.
                 Some(()) = self.ground.changes.recv() => {
+                    self.ground.forget_ways();
                     moved.get_or_insert_with(|| Instant::now() + WAYS_PAUSE);
                     continue;
                 }
