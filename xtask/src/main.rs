@@ -1,6 +1,7 @@
 //! Builds, loads, tests, benches and shows the forwarder.
 
 mod bench;
+mod budget;
 mod demo;
 mod digest;
 mod fuzz;
@@ -37,6 +38,8 @@ enum Verb {
     Fuzz(fuzz::Fuzz),
     /// Measure.
     Bench(bench::Bench),
+    /// Compare what a message costs in instructions with what it may cost; 1 if it costs more.
+    Budget(budget::Check),
     /// A lab of network namespaces that stays.
     Lab(lab::LabVerb),
     /// Run the forwarder on a real interface.
@@ -72,6 +75,7 @@ fn perform(verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Test(test) => test.run(),
         Verb::Fuzz(fuzz) => fuzz.run(),
         Verb::Bench(bench) => bench.run(),
+        Verb::Budget(check) => check.run(),
         Verb::Lab(verb) => verb.run(),
         Verb::Load(load) => load.run(),
         Verb::Unload(unload) => unload.run(),

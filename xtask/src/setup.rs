@@ -14,7 +14,7 @@ use crate::shell::{cargo, is_root, output, root, run, say};
 /// Debian and Ubuntu packages with a Rust compiler that has `core` for BPF.
 const COMPILER_PACKAGES: [&str; 2] = ["rustc-web", "libstd-rust-web-dev-bpf"];
 /// Programs the lab and the tests call, and the packages they come in.
-const PROGRAMS: [(&str, &str); 9] = [
+const PROGRAMS: [(&str, &str); 8] = [
     ("ip", "iproute2"),
     ("ethtool", "ethtool"),
     ("sipp", "sip-tester"),
@@ -23,10 +23,12 @@ const PROGRAMS: [(&str, &str); 9] = [
     ("sipsak", "sipsak"),
     ("nft", "nftables"),
     ("stunnel4", "stunnel4"),
-    ("faketime", "faketime"),
 ];
-/// Modules of such programs, and the packages they come in.
-const MODULES: [(&str, &str); 1] = [("kamailio/modules/tls.so", "kamailio-tls-modules")];
+/// Libraries and modules for such programs, and the packages they come in.
+const MODULES: [(&str, &str); 2] = [
+    ("kamailio/modules/tls.so", "kamailio-tls-modules"),
+    ("faketime/libfaketimeMT.so.1", "libfaketime"),
+];
 const LINKER_VERSION: &str = "0.13.0";
 const TARGET: &str = "bpfel-unknown-none";
 
@@ -79,7 +81,7 @@ pub(crate) fn toolchain() -> anyhow::Result<Toolchain> {
 }
 
 /// The first compiler that can build for BPF.
-fn find_compiler() -> anyhow::Result<Option<(PathBuf, Core)>> {
+pub(crate) fn find_compiler() -> anyhow::Result<Option<(PathBuf, Core)>> {
     if let Some(named) = env::var_os("EBPF_RUSTC").map(PathBuf::from) {
         let core = core_of(&named).with_context(|| {
             format!(
@@ -276,6 +278,15 @@ pub(crate) fn nginx() -> anyhow::Result<()> {
             &["nginx-light", "libnginx-mod-stream"],
             "to be compared with (the service that comes with it is not needed)",
         )
+    }
+}
+
+/// Makes sure of valgrind, which counts instructions.
+pub(crate) fn valgrind() -> anyhow::Result<()> {
+    if on_path("valgrind") {
+        Ok(())
+    } else {
+        install(&["valgrind"], "to count instructions")
     }
 }
 

@@ -7,7 +7,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustls_pki_types::ServerName;
 use sip_forwarder_ebpf::{abi::ServiceId, verdict::Verdict};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::client::TlsStream;
@@ -207,9 +206,11 @@ async fn secure(
     stream: TcpStream,
 ) -> Option<TlsStream<TcpStream>> {
     let tls = service.client_tls.as_ref()?;
-    let name = ServerName::try_from(service.backends.get(&peer)?.clone()).ok()?;
-    let connecting = tls.connector().connect(name, stream);
-    match timeout(CONNECT, connecting).await.ok()? {
+    let name = service.backends.get(&peer)?;
+    match timeout(CONNECT, tls.connect(name, peer, stream))
+        .await
+        .ok()?
+    {
         Ok(stream) => Some(stream),
         Err(error) => {
             tracing::warn!(%peer, %error, "no TLS with a backend; see whether its certificate is for its server_name, and signed by backend_ca");

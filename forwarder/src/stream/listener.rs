@@ -129,11 +129,7 @@ async fn welcome(hub: Arc<Hub>, client: Client, stream: TcpStream) {
             let Some(tls) = &service.server_tls else {
                 return;
             };
-            let accepted = timeout(
-                hub.limits().handshake_timeout,
-                tls.acceptor().accept(stream),
-            )
-            .await;
+            let accepted = timeout(hub.limits().handshake_timeout, tls.accept(stream)).await;
             match accepted {
                 Ok(Ok(stream)) => Box::pin(speak(&hub, &service, client, stream)).await,
                 Ok(Err(error)) => {

@@ -57,8 +57,12 @@ impl Scene {
     }
 
     fn phone(&self, user: &str, transport: Transport) -> Result<Phone> {
+        self.phone_at(Host::Client, user, transport)
+    }
+
+    fn phone_at(&self, host: Host, user: &str, transport: Transport) -> Result<Phone> {
         let target = self.room.target(transport);
-        Phone::new(&self.room.lab, Host::Client, user, &target)
+        Phone::new(&self.room.lab, host, user, &target)
     }
 
     /// What reaches the proxy next.
@@ -250,15 +254,15 @@ fn another_dialog() -> Result<()> {
 
 /// A token that was made three days ago, by a daemon whose clock went after.
 fn expired() -> Result<()> {
-    let lab = Lab::new(1)?;
+    let lab = Lab::with_phone(1)?;
     let proxy = ScriptedProxy::start(&lab, Host::Proxy(1), FAMILY)?;
     let room = Room::in_lab(lab, Transport::Udp, |spec| {
         edge(spec);
         spec.clock_behind = Some("3d");
     })?;
     let mut scene = Scene { proxy, room };
-    // A datagram has no connection that could be gone.
-    let phone = scene.phone("bob", Transport::Udp)?;
+    // Behind a NAT a datagram needs a token, and has no connection that could be gone.
+    let phone = scene.phone_at(Host::Phone, "bob", Transport::Udp)?;
     let path = scene.register(&phone)?;
     scene.only_this_arrives(&phone, &path, "fresh@proxy")?;
     let daemon = &mut scene.room.daemon;

@@ -223,7 +223,7 @@ fn per_source() -> Result<()> {
     speak(&other, "other@callee")?;
     // Room is made when one ends.
     drop(held.pop());
-    let again = poll(ARRIVAL, || {
+    let again = poll(ARRIVAL * 5, || {
         let stream = connect(Host::Client)?;
         Ok(speak(&stream, "again@client").is_ok().then_some(()))
     })?;

@@ -79,9 +79,13 @@ impl Room {
         for backend in &mut service.backends {
             backend.port = behind.port();
         }
-        service.extra = "mode = \"proxy\"\n".to_owned();
+        service.extra = format!("mode = \"proxy\"\ntransport = \"{behind}\"\n");
+        if behind.is_secure() {
+            // Writing to a String cannot fail.
+            let _ = writeln!(service.extra, "backend_ca = {:?}", trust.authority.file());
+        }
         change(&mut spec);
-        let tables = tables(&trust, behind);
+        let tables = tables(&trust);
         spec.services[0].extra.push_str(&tables);
         let daemon = Daemon::start(&lab, &spec)?;
         Ok(Self {
@@ -104,13 +108,10 @@ pub(super) fn edge(spec: &mut DaemonSpec) {
 }
 
 /// The lines of a service that listens by every transport.
-fn tables(trust: &Trust, behind: Transport) -> String {
-    let mut text = format!("transport = \"{behind}\"\n");
-    if behind.is_secure() {
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "backend_ca = {:?}", trust.authority.file());
-    }
+fn tables(trust: &Trust) -> String {
+    let mut text = String::new();
     for transport in CONNECTED {
+        // Writing to a String cannot fail.
         let _ = write!(
             text,
             "[[service.listen]]\ntransport = \"{transport}\"\nport = {}\n",

@@ -50,6 +50,8 @@ enum Pieces {
 enum End {
     /// So many messages reach a backend.
     Arrives(usize),
+    /// So many messages reach a backend; what stands behind them is no message, and the connection is closed.
+    ArrivesAndCloses(usize),
     /// Answered with this status, and the connection goes on.
     Answered(u16),
     /// Answered so, and closed: nobody knows where the next message would begin.
@@ -63,8 +65,11 @@ enum End {
 /// Messages whose end in a stream is not what it is in a datagram: how long a message is stands in Content-Length alone.
 /// The table of the corpus holds for all others.
 const IN_A_STREAM: &[(&str, End)] = &[
-    // The second request is a message of its own.
-    ("dblreq", End::Arrives(2)),
+    // The second request is a message of its own. It says less than its body is, and so do those with SDP.
+    ("dblreq", End::ArrivesAndCloses(2)),
+    ("ipv6-in-sdp", End::ArrivesAndCloses(1)),
+    ("mult-ip-in-sdp", End::ArrivesAndCloses(1)),
+    ("ipv4-mapped-ipv6", End::ArrivesAndCloses(1)),
     // More is announced than comes.
     ("clerr", End::Closed),
     ("ncl", End::Refused(400)),
@@ -190,7 +195,7 @@ fn alone(scene: &Scene, message: &Torture, pieces: Pieces) -> Result<()> {
     write(&mut stream, message.bytes, pieces).context("cannot send it")?;
     let probe = probe(message.name);
     let goes_on = matches!(end, End::Arrives(_) | End::Answered(_) | End::Dropped);
-    if goes_on {
+    if goes_on || matches!(end, End::ArrivesAndCloses(_)) {
         stream.write_all(&probe).context("cannot send behind it")?;
     } else {
         stream.shutdown(Shutdown::Write)?;
@@ -220,6 +225,7 @@ fn check(message: &Torture, end: End, outcome: &Outcome) -> Result<()> {
     let is = (arrived, statuses.as_slice(), outcome.closed);
     let fits = match end {
         End::Arrives(times) => is == (times, &[], false),
+        End::ArrivesAndCloses(times) => is == (times, &[], true),
         End::Answered(status) => is == (0, &[status], false),
         End::Refused(status) => is == (0, &[status], true),
         End::Closed => is == (0, &[], true),
@@ -284,7 +290,7 @@ fn in_one_segment() -> Result<()> {
             End::Arrives(times) => arrives += times,
             End::Answered(_) => answered += 1,
             End::Dropped => {}
-            End::Refused(_) | End::Closed => continue,
+            End::ArrivesAndCloses(_) | End::Refused(_) | End::Closed => continue,
         }
         bytes.extend_from_slice(message.bytes);
         bytes.extend_from_slice(b"\r\n");

@@ -66,10 +66,9 @@ impl Socket {
                 "[::]:0"
             };
             let socket = StdUdpSocket::bind(any).with_context(what)?;
-            socket.connect(address).with_context(what)?;
             socket.set_nonblocking(true)?;
             return Ok(Self {
-                local: socket.local_addr()?,
+                local: socket.local_addr().with_context(what)?,
                 inner: Inner::Datagrams(socket),
             });
         }
@@ -103,7 +102,7 @@ impl Carrier {
     /// Goes through the handshakes that the transport has. Needs a tokio runtime.
     pub async fn new(socket: Socket, target: &Target) -> Result<Self> {
         let stream = match socket.inner {
-            Inner::Datagrams(socket) => return Self::datagrams(socket),
+            Inner::Datagrams(socket) => return Self::datagrams(socket, target.address),
             Inner::Stream(stream) => TcpStream::from_std(stream)?,
         };
         let Some(tls) = target.tls.as_ref().filter(|_| target.transport.is_secure()) else {
@@ -130,8 +129,12 @@ impl Carrier {
         Self::plain_or_web(stream, target, shown).await
     }
 
-    fn datagrams(socket: StdUdpSocket) -> Result<Self> {
-        let socket = Arc::new(UdpSocket::from_std(socket)?);
+    fn datagrams(socket: StdUdpSocket, target: SocketAddr) -> Result<Self> {
+        let socket = Arc::new(Datagrams {
+            socket: UdpSocket::from_std(socket)?,
+            target,
+            asked_by: Mutex::new(target),
+        });
         Ok(Self {
             reader: Reader(Input::Datagrams(Arc::clone(&socket))),
             writer: Writer(Output::Datagrams(socket)),
@@ -168,6 +171,15 @@ impl fmt::Debug for Carrier {
     }
 }
 
+/// A datagram socket: anybody may send to it, and a proxy that is not behind the target does.
+struct Datagrams {
+    socket: UdpSocket,
+    /// Where requests go.
+    target: SocketAddr,
+    /// Who sent the last one: where responses go.
+    asked_by: Mutex<SocketAddr>,
+}
+
 /// The half that messages come from.
 pub struct Reader(Input);
 
@@ -180,7 +192,7 @@ enum Input {
         from: FragmentCollectorRead<ReadHalf<TokioIo<Upgraded>>>,
         answers: WebWriter,
     },
-    Datagrams(Arc<UdpSocket>),
+    Datagrams(Arc<Datagrams>),
 }
 
 impl Reader {
@@ -215,8 +227,9 @@ impl Reader {
             }
             Input::Datagrams(socket) => {
                 let mut datagram = vec![0; 65_536];
-                let length = socket.recv(&mut datagram).await?;
+                let (length, from) = socket.socket.recv_from(&mut datagram).await?;
                 datagram.truncate(length);
+                *socket.asked_by.lock().await = from;
                 Ok(Some(Unit::Message(datagram)))
             }
         }
@@ -238,7 +251,7 @@ pub struct Writer(Output);
 enum Output {
     Stream(Pin<Box<dyn AsyncWrite + Send>>),
     Web(WebWriter),
-    Datagrams(Arc<UdpSocket>),
+    Datagrams(Arc<Datagrams>),
 }
 
 impl Writer {
@@ -258,7 +271,14 @@ impl Writer {
                 };
                 to.lock().await.write_frame(frame).await?;
             }
-            Output::Datagrams(socket) => drop(socket.send(message).await?),
+            Output::Datagrams(socket) => {
+                let to = if message.starts_with(b"SIP/2.0 ") {
+                    *socket.asked_by.lock().await
+                } else {
+                    socket.target
+                };
+                socket.socket.send_to(message, to).await?;
+            }
         }
         Ok(())
     }

@@ -1,7 +1,9 @@
 //! Calls over many connections: INVITE, 180, 200, ACK, a pause, BYE, 200.
 //!
-//! A connection that breaks is made anew, and what was not answered on it is sent again on the new one: nothing is
-//! lost but what the other side lost.
+//! A connection that breaks is made anew. What was not answered on it is tried again, as by a caller who is told that
+//! his request failed: a call that was not up is called anew, with another Call-ID; a call that was up is ended by
+//! another BYE. (The same request again would not do: its answer is what the first one's was, with the way back to
+//! the connection that is gone.)
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -234,12 +236,13 @@ struct Caller {
 #[derive(Debug)]
 struct Call {
     number: u32,
-    /// The request that waits for its answer.
-    pending: Option<Vec<u8>>,
     state: State,
     /// The ACK, in case the 200 comes again.
     ack: Vec<u8>,
-    bye: Vec<u8>,
+    /// The 200, which tells how the other end is reached.
+    ok: String,
+    /// Of the last request.
+    cseq: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -273,7 +276,10 @@ impl Caller {
     async fn run(mut self, mut todo: UnboundedReceiver<Event>) {
         while let Some(event) = todo.recv().await {
             match event {
-                Event::Call(number) => self.begin(number).await,
+                Event::Call(number) => {
+                    Counters::add(&self.counters.created);
+                    self.begin(number).await;
+                }
                 Event::HangUp(call) => self.hang_up(&call).await,
                 Event::Arrived(message) => self.take(&message).await,
                 Event::Lost(generation) if generation == self.generation => self.reconnect().await,
@@ -283,22 +289,21 @@ impl Caller {
     }
 
     async fn send(&mut self, message: &[u8]) {
-        // If the connection broke, its reader tells, and what is pending is sent again.
+        // If the connection broke, its reader tells, and what was not answered is tried again.
         let _ = self.writer.send(message).await;
     }
 
     async fn begin(&mut self, number: u32) {
-        let id = format!("{}-{number}@load", self.prefix);
+        let id = format!("{}-{number}-{}@load", self.prefix, self.generation);
         let invite = self.invite(&id, number);
-        Counters::add(&self.counters.created);
         self.calls.insert(
             id,
             Call {
                 number,
-                pending: Some(invite.clone()),
                 state: State::Inviting,
                 ack: Vec::new(),
-                bye: Vec::new(),
+                ok: String::new(),
+                cseq: 1,
             },
         );
         self.send(&invite).await;
@@ -309,8 +314,9 @@ impl Caller {
             return;
         };
         call.state = State::Ending;
-        let bye = call.bye.clone();
-        call.pending = Some(bye.clone());
+        call.cseq += 1;
+        let (cseq, number, ok) = (call.cseq, call.number, call.ok.clone());
+        let bye = self.in_dialog("BYE", cseq, number, id, &ok);
         self.send(&bye).await;
     }
 
@@ -348,12 +354,10 @@ impl Caller {
             return;
         };
         let ack = self.in_dialog("ACK", 1, number, id, ok);
-        let bye = self.in_dialog("BYE", 2, number, id, ok);
         if let Some(call) = self.calls.get_mut(id) {
             call.state = State::Up;
-            call.pending = None;
             call.ack.clone_from(&ack);
-            call.bye = bye;
+            ok.clone_into(&mut call.ok);
         }
         self.send(&ack).await;
         if self.options.hold.is_zero() {
@@ -383,14 +387,20 @@ impl Caller {
         self.counters
             .longest_outage_us
             .fetch_max(outage, Ordering::Relaxed);
-        let pending: Vec<Vec<u8>> = self
+        let unanswered: Vec<(String, u32, State)> = self
             .calls
-            .values()
-            .filter_map(|call| call.pending.clone())
+            .iter()
+            .filter(|(_, call)| call.state != State::Up)
+            .map(|(id, call)| (id.clone(), call.number, call.state))
             .collect();
-        for message in pending {
+        for (id, number, state) in unanswered {
             Counters::add(&self.counters.resent);
-            self.send(&message).await;
+            if state == State::Inviting {
+                self.calls.remove(&id);
+                self.begin(number).await;
+            } else {
+                self.hang_up(&id).await;
+            }
         }
     }
 

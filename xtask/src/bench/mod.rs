@@ -6,6 +6,7 @@ mod heartbeats;
 mod oslb;
 mod reaction;
 mod slowpath;
+mod suite;
 
 use clap::{Args, Subcommand};
 
@@ -20,6 +21,8 @@ pub(crate) struct Bench {
 
 #[derive(Subcommand)]
 enum Name {
+    /// Every bench, one after the other; with --report also docs/BENCHMARKS.md and its plots.
+    All(suite::All),
     /// Calls go on while gates, weights, proxies and the daemon come and go.
     Churn(churn::Churn),
     /// Nanoseconds per packet in the XDP program, and what the verifier made of it.
@@ -37,12 +40,31 @@ enum Name {
 impl Bench {
     pub(crate) fn run(&self) -> anyhow::Result<Outcome> {
         match &self.name {
+            Name::All(suite) => suite.run(Name::has_subcommand),
             Name::Churn(bench) => bench.run(),
             Name::Fastpath(bench) => bench.run(),
             Name::Heartbeats(bench) => bench.run(),
             Name::Oslb(bench) => bench.run(),
             Name::Reaction(bench) => bench.run(),
             Name::Slowpath(bench) => bench.run(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Command, Subcommand as _};
+
+    use super::{Name, suite};
+
+    #[test]
+    fn every_bench_is_in_the_suite() {
+        let command = Name::augment_subcommands(Command::new("bench"));
+        for bench in command.get_subcommands().map(Command::get_name) {
+            assert!(
+                bench == "all" || suite::has(bench),
+                "bench {bench} has no page in bench/suite/pages"
+            );
         }
     }
 }

@@ -29,11 +29,13 @@ use crate::{
 };
 
 /// Percent of a core that the daemon may take while nobody floods it.
-const CORE_PERCENT: f64 = 5.0;
+pub(super) const CORE_PERCENT: f64 = 5.0;
 /// A backend is dead after this.
-const SILENCE: u64 = 300;
+const SILENCE: Duration = Duration::from_millis(300);
+/// Beyond the interval, every heartbeat is believed within less than this.
+pub(super) const LONGEST_DELAY: Duration = SILENCE.saturating_sub(INTERVAL);
 /// A flood may take so much memory: the receiver's room for datagrams of any size, and some more.
-const MEMORY_KIB: i64 = 8 * 1_024;
+pub(super) const MEMORY_KIB: i64 = 8 * 1_024;
 /// Below this part of what was asked for, the flood is none.
 const ENOUGH: f64 = 0.9;
 /// Between two looks at the status, which costs the daemon something too.
@@ -201,7 +203,7 @@ impl Report {
         let flood = &self.flood;
         self.core_percent < CORE_PERCENT
             && flood.deaths == 0
-            && flood.max_delay_ms < SILENCE - INTERVAL.as_millis() as u64
+            && u128::from(flood.max_delay_ms) < LONGEST_DELAY.as_millis()
             && flood.rss_growth_kib < MEMORY_KIB
             && flood.ignored.values().all(|count| *count > 0)
     }

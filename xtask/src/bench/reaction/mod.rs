@@ -26,9 +26,9 @@ use crate::{
 };
 
 /// Within this, the new calls see a pushed weight.
-const PUSH_MS: f64 = 50.0;
+pub(super) const PUSH_MS: f64 = 50.0;
 /// Within this, by the median, a dead proxy gets no new calls.
-const DETECTION_MS: f64 = 350.0;
+pub(super) const DETECTION_MS: f64 = 350.0;
 /// A proxy with this weight, beside others of 1, has nearly every slot.
 const HEAVY: u16 = 1_000;
 /// How often an agent reports. Rounds begin at moments spread over it, as deaths do.
