@@ -166,10 +166,14 @@ fn certificate() -> Result<()> {
     let address = host.socket(FAMILY, Transport::Tls.port());
     let strange = room.trust.authority.server("strange", &["other.example"])?;
     let uas = Uas::start_tls(&room.lab, host, address, &strange)?;
+    // Nobody listened before: what it is dead of now, only the log tells.
+    let told = poll(NOTICE, || {
+        let log = std::fs::read_to_string(room.daemon.log())?;
+        Ok(log.contains("look at its certificate").then_some(()))
+    })?;
+    ensure!(told.is_some(), "nobody was told of the certificate");
     let dead = wait_state(&room, 1, "dead")?;
     ensure!(dead["transports_down"] == json!(["tls"]), "{dead:#}");
-    let log = std::fs::read_to_string(room.daemon.log())?;
-    ensure!(log.contains("look at its certificate"), "{log}");
     drop(uas);
     let own = room
         .trust
