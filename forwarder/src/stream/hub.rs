@@ -25,6 +25,7 @@ use super::{
     registry::{Registry, Unsent},
     service::Service,
     streams::Task,
+    tls::Expiry,
     whole,
 };
 use crate::config::Connections;
@@ -131,6 +132,14 @@ impl Hub {
 
     pub(super) fn limits(&self) -> &Connections {
         &self.registry.limits
+    }
+
+    /// When the certificates of a service's listeners end.
+    #[must_use]
+    pub fn certificates(&self, service: ServiceId) -> Vec<Expiry> {
+        let service = self.service(service);
+        let tls = service.as_ref().and_then(|s| s.server_tls.as_ref());
+        tls.map(|tls| tls.expires()).unwrap_or_default()
     }
 
     pub(super) fn service(&self, id: ServiceId) -> Option<Arc<Service>> {
