@@ -557,8 +557,9 @@ pub struct Globals {
     pub zero: u64,
     /// Elements of the `recent` array less one; the array's size is a power of two.
     pub recent_mask: u32,
-    /// Not used.
-    pub spare: u32,
+    /// Generation of the ways to clients: another number whenever routes, neighbours or links
+    /// changed, and what the kernel said before counts no more.
+    pub ways: u32,
 }
 
 /// Traffic of one backend, per CPU.

@@ -8,6 +8,7 @@
 
 pub mod abi;
 pub mod csum;
+pub mod generator;
 pub mod hash;
 pub mod packet;
 pub mod rule;

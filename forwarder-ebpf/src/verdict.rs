@@ -104,6 +104,9 @@ pub enum Verdict {
     DroppedResponseSender = 70,
     DroppedResponseUnreadable = 71,
     DroppedRequest = 72,
+    DroppedFlowGone = 73,
+    DroppedBacklog = 74,
+    DroppedMalformed = 75,
 
     AnsweredKeepAlive = 80,
     AnsweredStun = 81,
@@ -465,6 +468,24 @@ pub const TABLE: &[Entry] = &[
         Outcome::Dropped,
         "dropped-request",
         "Mode proxy: a request that cannot be sent on, and cannot be answered: an ACK, or one without Via.",
+    ),
+    entry(
+        Verdict::DroppedFlowGone,
+        Outcome::Dropped,
+        "flow-gone",
+        "Mode proxy: a message for a client whose connection is gone.",
+    ),
+    entry(
+        Verdict::DroppedBacklog,
+        Outcome::Dropped,
+        "backlog",
+        "Mode proxy: a message for a peer that does not read what waits for it. Its connection is closed.",
+    ),
+    entry(
+        Verdict::DroppedMalformed,
+        Outcome::Dropped,
+        "malformed",
+        "Mode proxy: bytes on a connection that are no SIP, or a message whose end cannot be known. The connection is closed.",
     ),
     entry(
         Verdict::AnsweredKeepAlive,

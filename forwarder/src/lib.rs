@@ -12,4 +12,5 @@ pub mod probe;
 pub mod sip;
 pub mod slowpath;
 pub mod state;
+pub mod stream;
 mod unix_socket;

@@ -19,6 +19,7 @@ mod slow_path;
 mod support;
 mod takeover;
 mod torture;
+mod transports;
 mod truncation;
 mod verdict_docs;
 mod way_back;
@@ -36,6 +37,7 @@ fn main() {
         proxy_mode::trials(),
         peers::trials(),
         torture::trials(),
+        transports::trials(),
         fuzz_seeds::trials(),
         truncation::trials(),
         bad_input::trials(),

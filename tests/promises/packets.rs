@@ -4,7 +4,7 @@ use std::net::{SocketAddr, UdpSocket};
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
-use sip_forwarder::config::Config;
+use sip_forwarder::{config::Config, dataplane::publish};
 use sip_forwarder_ebpf::{
     abi::{BackendFlags, VlanTags},
     verdict::Verdict,
@@ -36,6 +36,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         add("odd_messages_are_passed_with_their_reason", odd_messages);
         add("odd_packets_are_passed_with_their_reason", odd_packets);
         add("responses_return_from_the_vip", responses_return);
+        add("ways_to_clients_are_kept_until_they_change", kept_ways);
         add("requests_of_backends_are_remembered", backends_requests);
         add("named_backends_get_the_message", named_backends);
         add("dead_backends_get_nothing", dead_backends);
@@ -438,6 +439,57 @@ fn responses_return(bench: &Bench) -> Result<()> {
         bench,
         &bench.to_client(1, "garbage of a backend"),
         Verdict::ReturnedUnread,
+    )
+}
+
+/// The kernel is asked once for a client; again when something changed, for another client, and for
+/// whatever a kept way says nothing about.
+fn kept_ways(bench: &Bench) -> Result<()> {
+    let ok = Message::ok().build();
+    let frame = bench.to_client(1, ok.clone());
+    let interface = sip_forwarder::dataplane::environment::interface_index("to-client")
+        .context("no to-client")?;
+    bench.program.maps().allow_interface(interface)?;
+    returned(bench, &frame, Verdict::ReturnedResponse)?;
+    let address = bench.client.ip().to_string();
+    let neighbour = |arguments: &[&str]| -> Result<()> {
+        let status = std::process::Command::new("ip")
+            .args(["neigh", arguments[0], &address, "dev", "to-client"])
+            .args(&arguments[1..])
+            .status()?;
+        ensure!(status.success(), "ip neigh {} failed", arguments.join(" "));
+        Ok(())
+    };
+    neighbour(&["del"])?;
+    returned(bench, &frame, Verdict::ReturnedResponse)?;
+    let elsewhere = UdpFrame::new(
+        Host::Proxy(1).socket(bench.family, SIP_PORT),
+        SocketAddr::new(bench.client.ip(), CLIENT_PORT + 1),
+        ok.clone(),
+    );
+    let asked = bench.run(&elsewhere.hop_limit(HOPS))?;
+    ensure!(
+        asked.verdict == Verdict::ReturnedByKernel,
+        "another port: {:?}",
+        asked.verdict
+    );
+    publish::forget_ways(bench.program.maps())?;
+    returned(bench, &frame, Verdict::ReturnedByKernel)?;
+    neighbour(&["replace", "lladdr", "02:00:00:00:77:01", "nud", "permanent"])?;
+    returned(bench, &frame, Verdict::ReturnedResponse)?;
+    let ran = bench.run(&frame)?;
+    ensure!(
+        parse(&ran.frame)?.destination_mac == [2, 0, 0, 0, 0x77, 1],
+        "the next hop is not the new one"
+    );
+    // A hop limit that ends here, and a packet too large for the way.
+    let ended = bench.to_client(1, ok.clone()).hop_limit(1);
+    bench.untouched(&ended, Action::Pass, Verdict::IgnoredLocal)?;
+    let large = Message::invite().build_sized(2_000);
+    bench.untouched(
+        &bench.to_client(1, large),
+        Action::Pass,
+        Verdict::IgnoredLocal,
     )
 }
 

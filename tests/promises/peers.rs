@@ -193,7 +193,7 @@ fn call(lab: &Lab, end: End) -> Result<Outcome> {
         &Line {
             user: "bob",
             port: 5072,
-            calls: None,
+            ..Line::default()
         },
     )?;
     let mut alice = Baresip::start(
@@ -202,6 +202,7 @@ fn call(lab: &Lab, end: End) -> Result<Outcome> {
             user: "alice",
             port: 5075,
             calls: Some("bob"),
+            ..Line::default()
         },
     )?;
     alice.wait_established()?;

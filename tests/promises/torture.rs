@@ -234,7 +234,7 @@ fn by_proxy(message: &Torture) -> Result<Verdict> {
     let (what, verdict) = proxied(message.bytes, &mut patch);
     let outcome = verdict.entry().outcome;
     match (message.expected_in_proxy_mode(), what) {
-        (InProxyMode::Forwarded | InProxyMode::LeftToBackend(_), ProxyStep::Forward { .. }) => {
+        (InProxyMode::Forwarded | InProxyMode::LeftToBackend(_), ProxyStep::Forward(_)) => {
             ensure!(outcome == Outcome::Forwarded, "{verdict:?}");
             let left =
                 patches::checked(message.bytes, &patch, "192.0.2.1").map_err(anyhow::Error::msg)?;

@@ -1,5 +1,6 @@
-//! `baresip`, a phone without screen or sound, in the client's namespace. What it does is told by what it prints.
+//! `baresip`, a phone without screen or sound. What it does is told by what it prints.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -10,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use crate::kamailio::{InUri, write};
 use crate::lab::{Family, Host, Lab, Process};
 use crate::sipp::unique;
+use crate::stream::Transport;
 
 /// Registering and calling take milliseconds here; a request that is sent again takes seconds.
 const DONE: Duration = Duration::from_secs(15);
@@ -30,6 +32,25 @@ pub struct Line<'a> {
     pub port: u16,
     /// Whom it calls as soon as it runs. One that calls nobody answers at once.
     pub calls: Option<&'a str>,
+    /// Where it is.
+    pub host: Host,
+    /// By what it speaks to the VIP: UDP, TCP or TLS. (TLS has the next port.)
+    pub transport: Transport,
+    /// With TLS, the authority that it trusts.
+    pub authority: Option<&'a Path>,
+}
+
+impl Default for Line<'_> {
+    fn default() -> Self {
+        Self {
+            user: "alice",
+            port: 5070,
+            calls: None,
+            host: Host::Client,
+            transport: Transport::Udp,
+            authority: None,
+        }
+    }
 }
 
 /// A phone, until dropped.
@@ -44,14 +65,14 @@ impl Baresip {
         let stem = format!("baresip-{}-{}", unique(), line.user);
         let folder = lab.dir().join(&stem);
         configure(lab, line, &folder)?;
-        let mut command = lab.command(Host::Client, "baresip")?;
+        let mut command = lab.command(line.host, "baresip")?;
         command.arg("-4").arg("-f").arg(&folder);
         if let Some(called) = line.calls {
-            let dial = format!("/dial {}", uri(lab, called));
+            let dial = format!("/dial {}", uri(lab, called, line.transport));
             command.arg("-e").arg(dial);
         }
         let log = lab.dir().join(format!("{stem}.log"));
-        let process = Process::start(lab, Host::Client, command, &log)?;
+        let process = Process::start(lab, line.host, command, &log)?;
         let mut phone = Self { process };
         phone.wait_for_words(REGISTERED)?;
         Ok(phone)
@@ -113,14 +134,23 @@ fn read(log: &Path) -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn uri(lab: &Lab, user: &str) -> String {
-    format!("sip:{user}@{}", InUri(lab.vip(Family::V4)))
+fn uri(lab: &Lab, user: &str, transport: Transport) -> String {
+    let vip = InUri(lab.vip(Family::V4));
+    match transport {
+        Transport::Udp => format!("sip:{user}@{vip}"),
+        other => format!("sip:{user}@{vip};transport={other}"),
+    }
 }
 
 fn configure(lab: &Lab, line: &Line<'_>, folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let own = lab.socket(Host::Client, Family::V4, line.port);
-    write(&folder.join("config"), &config(line.user, own))?;
+    let own = lab.socket(line.host, Family::V4, line.port);
+    let mut text = config(line.user, own);
+    if let Some(authority) = line.authority {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "sip_cafile {}", authority.display());
+    }
+    write(&folder.join("config"), &text)?;
     let answers = if line.calls.is_some() {
         "manual"
     } else {
@@ -129,7 +159,7 @@ fn configure(lab: &Lab, line: &Line<'_>, folder: &Path) -> Result<()> {
     // Without a password it would ask for one; no one asks for it in turn.
     let account = format!(
         "<{}>;regint=600;auth_pass=none;answermode={answers}\n",
-        uri(lab, line.user)
+        uri(lab, line.user, line.transport)
     );
     write(&folder.join("accounts"), &account)?;
     // If it is missing, baresip writes one with examples in it.

@@ -4,7 +4,8 @@
 //! in its Via it is itself. What the caller sends later comes with the VIP as Route, which Kamailio takes for its own:
 //! any of them can serve it.
 //!
-//! Or it is a registrar, for peers that are real phones: see [`Kamailio::registrar`].
+//! Or it is a registrar, for peers that are real phones: see [`Kamailio::registrar`], and
+//! [`Kamailio::edge_registrar`] for one that reaches phones by their Path.
 
 use std::fmt;
 use std::fs;
@@ -15,12 +16,15 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::calls::CallLog;
+use crate::certificates::{Authority, Issued};
 use crate::lab::address::vip;
 use crate::lab::{Family, Host, Lab, Process, process_tree};
 use crate::sipp::{Uas, unique};
 
 /// The proxy's port.
 pub const PORT: u16 = 5060;
+/// A registrar's port for TLS.
+pub const TLS_PORT: u16 = 5061;
 /// The port of the UAS behind it.
 pub const UAS_PORT: u16 = 5070;
 
@@ -88,6 +92,31 @@ impl Kamailio {
     ) -> Result<Self> {
         let text = include_str!("scenarios/registrar.cfg");
         Self::configured(lab, host, &filled_in(text, host, family, record_route))
+    }
+
+    /// Starts one at an address of a host that is a registrar over UDP and TCP (port 5060) and TLS (port 5061, with
+    /// this certificate), and waits until it listens. It keeps the Path that a user registered with, and reaches the user
+    /// by it; as a TLS client it trusts this authority.
+    pub fn edge_registrar(
+        lab: &Lab,
+        host: Host,
+        address: IpAddr,
+        (certificate, authority): (&Issued, &Authority),
+    ) -> Result<Self> {
+        let file = lab.dir().join(format!("kamailio-{host}-tls.cfg"));
+        let tls = include_str!("scenarios/edge_registrar_tls.cfg")
+            .replace("@CHAIN@", &certificate.chain.to_string_lossy())
+            .replace("@KEY@", &certificate.key.to_string_lossy())
+            .replace("@AUTHORITY@", &authority.file().to_string_lossy());
+        write(&file, &tls)?;
+        let text = include_str!("scenarios/edge_registrar.cfg")
+            .replace("@OWN@", &InUri(address).to_string())
+            .replace("@TLS@", &file.to_string_lossy());
+        let mut proxy = Self::configured(lab, host, &text)?;
+        for port in [PORT, TLS_PORT] {
+            proxy.process.wait_for_tcp_port(port, START)?;
+        }
+        Ok(proxy)
     }
 
     fn configured(lab: &Lab, host: Host, text: &str) -> Result<Self> {

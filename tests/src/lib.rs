@@ -13,16 +13,21 @@
 //! - [`flood`]: many messages, and who counts them; [`stateless`]: boxes that only send on.
 //! - [`proxy`]: a proxy that behaves as a test says.
 //! - [`baresip`] and [`sipsak`]: a phone and a tester's tool that others wrote.
-//! - [`program`]: the XDP program on single packets, without an interface.
+//! - [`stream`]: SIP over TCP, TLS and WebSocket; [`certificates`] for it; [`stunnel`] gives TLS to programs without.
+//! - [`phone`]: a phone that does as a test says, over any transport.
+//! - [`program`]: the XDP program on single packets, without an interface; [`frame_source`]: frames made in the kernel,
+//!   to be timed or sent.
 //!
 //! Nothing here decides anything about forwarding: expectations live in the tests.
 
 pub mod agent;
 pub mod baresip;
 pub mod calls;
+pub mod certificates;
 pub mod corpus;
 pub mod dispatcher;
 pub mod flood;
+pub mod frame_source;
 pub mod frames;
 pub mod fuzz;
 pub mod heartbeats;
@@ -33,8 +38,11 @@ pub mod load;
 pub mod messages;
 pub mod parity;
 pub mod patches;
+pub mod phone;
 pub mod program;
 pub mod proxy;
 pub mod sipp;
 pub mod sipsak;
 pub mod stateless;
+pub mod stream;
+pub mod stunnel;

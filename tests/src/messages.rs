@@ -318,6 +318,44 @@ pub fn answer_to(request: &[u8], status: &str, more: &str) -> Vec<u8> {
     format!("SIP/2.0 {status}\r\n{repeated}\r\n{more}Content-Length: 0\r\n\r\n").into_bytes()
 }
 
+/// The first value of a header, written in full, of a message as text.
+#[must_use]
+pub fn header<'a>(message: &'a str, name: &str) -> Option<&'a str> {
+    headers(message, name).first().copied()
+}
+
+/// All values of a header, from the top; several in one line come apart at their commas if each is in angle brackets.
+#[must_use]
+pub fn headers<'a>(message: &'a str, name: &str) -> Vec<&'a str> {
+    let head = message.split("\r\n\r\n").next().unwrap_or(message);
+    head.lines()
+        .skip(1)
+        .filter_map(|line| {
+            let (found, value) = line.split_once(':')?;
+            found
+                .trim_end()
+                .eq_ignore_ascii_case(name)
+                .then(|| value.trim())
+        })
+        .flat_map(split_addresses)
+        .collect()
+}
+
+/// `<sip:a>, <sip:b;lr>;x=y` → both. A comma within angle brackets or before them stays.
+fn split_addresses(value: &str) -> Vec<&str> {
+    let mut parts = Vec::new();
+    let mut rest = value;
+    while let Some(at) = rest.match_indices(',').find_map(|(at, _)| {
+        let (before, after) = (&rest[..at], rest[at + 1..].trim_start());
+        (before.contains('>') && after.starts_with('<')).then_some(at)
+    }) {
+        parts.push(rest[..at].trim());
+        rest = rest[at + 1..].trim_start();
+    }
+    parts.push(rest);
+    parts
+}
+
 /// Where the line begins that holds `needle`, a header's name for instance.
 #[must_use]
 pub fn line_offset(message: &[u8], needle: &str) -> Option<usize> {
@@ -356,6 +394,16 @@ mod tests {
             "{head}"
         );
         assert_eq!(head.matches("Via:").count(), 10);
+    }
+
+    #[test]
+    fn headers_come_apart_at_addresses_only() {
+        let text = "X\r\nRecord-Route: <sip:a;lr>, <sip:b;lr>\r\nrecord-route : <sip:c>\r\n\
+                    Subject: one, two\r\n\r\nRecord-Route: <sip:body>\r\n";
+        let routes = ["<sip:a;lr>", "<sip:b;lr>", "<sip:c>"];
+        assert_eq!(headers(text, "Record-Route"), routes);
+        assert_eq!(header(text, "Subject"), Some("one, two"));
+        assert_eq!(header(text, "Via"), None);
     }
 
     #[test]

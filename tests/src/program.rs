@@ -1,16 +1,16 @@
 //! The XDP program on single packets, by `BPF_PROG_TEST_RUN`: nothing is attached, nothing pinned.
 
-use std::{fs, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{collections::HashSet, fs, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use aya::{
     Ebpf,
-    programs::{TestRun as _, TestRunOptions, Xdp},
+    programs::{ProgramFd, TestRun as _, TestRunOptions, Xdp, XdpMode, xdp::XdpLinkId},
 };
 use sip_forwarder::{
     config::{
-        self, Config, Forwarder, Gate, Health, Heartbeats, Key, Limits, Mode, Probe, Service,
-        Spread,
+        self, BackendTransport, Config, Connections, Forwarder, Gate, Health, Heartbeats, Key,
+        Limits, Mode, Probe, Service, Spread,
     },
     control::{
         numbering::{Number, Numbering},
@@ -20,7 +20,11 @@ use sip_forwarder::{
     slowpath::counters::Counters,
 };
 use sip_forwarder_ebpf::{
-    abi::{Backend, BackendId, Macs, RING_SLOTS, ServiceId, Slot, VlanTags},
+    abi::{
+        Affinity, Backend, BackendId, HINT_LINES_PER_SERVICE, HINTS_PER_LINE, Macs, RING_SLOTS,
+        ServiceId, Slot, VlanTags,
+    },
+    hash,
     verdict::{TABLE, Verdict},
 };
 
@@ -42,6 +46,7 @@ pub fn config_of(services: Vec<Service>) -> Config {
         forwarder: Forwarder::default(),
         heartbeats: None,
         limits: Limits::default(),
+        connections: Connections::default(),
         services,
     }
 }
@@ -52,9 +57,10 @@ pub fn nat_service(
     vip: SocketAddr,
     backends: impl IntoIterator<Item = (String, SocketAddr)>,
 ) -> Service {
-    let backend = |(name, address)| config::Backend {
+    let backend = |(name, address): (String, SocketAddr)| config::Backend {
         name,
         address,
+        server_name: address.ip().to_string(),
         weight: 1,
         health: Health::None,
         gate: Gate::default(),
@@ -65,6 +71,12 @@ pub fn nat_service(
         mode: Mode::Nat,
         record_route: false,
         advertise: None,
+        transport: BackendTransport::Udp,
+        large_by_tcp: false,
+        edge: false,
+        backend_ca: None,
+        listeners: Vec::new(),
+        tls: None,
         key: Key::CallId,
         register_key: Key::CallId,
         spread: Spread::default(),
@@ -286,6 +298,68 @@ impl Program {
             .with_context(|| format!("no program {name}"))?
             .try_into()?;
         Ok(program.load()?)
+    }
+
+    /// A program of the object, for others to call.
+    pub fn fd(&self, program: &str) -> Result<&ProgramFd> {
+        Ok(self.xdp(program)?.fd()?)
+    }
+
+    /// Puts the program on an interface of this namespace, natively.
+    pub fn attach(&mut self, interface: &str) -> Result<XdpLinkId> {
+        self.forwarder()?
+            .attach(interface, XdpMode::Driver)
+            .with_context(|| format!("cannot attach the program to {interface}"))
+    }
+
+    /// Takes it off again.
+    pub fn detach(&mut self, link: XdpLinkId) -> Result<()> {
+        Ok(self.forwarder()?.detach(link)?)
+    }
+
+    fn forwarder(&mut self) -> Result<&mut Xdp> {
+        Ok(self
+            .ebpf
+            .program_mut(attach::PROGRAM)
+            .context("no program sip_forwarder")?
+            .try_into()?)
+    }
+
+    /// The slot of a Call-ID.
+    #[must_use]
+    pub fn slot_of(call_id: &str) -> u32 {
+        hash::digest(HASH_KEY, call_id.as_bytes()).slot()
+    }
+
+    /// Makes `count` affinity entries of calls of the first service that nobody makes, at its first
+    /// backend, none of them in the slots `spared`; with their hints.
+    pub fn fill_affinity(&self, count: u32, spared: &HashSet<u32>) -> Result<()> {
+        let service = ServiceId(0);
+        let backend = *self.backends().first().context("there is no backend")?;
+        let entry = Affinity {
+            backend,
+            incarnation: self.maps.backends.get(u32::from(backend.0))?.incarnation,
+            second: sip_forwarder::slowpath::seconds(),
+        };
+        let calls = (0_u64..)
+            .map(|n| hash::digest(HASH_KEY, &n.to_le_bytes()))
+            .filter(|digest| !spared.contains(&digest.slot()))
+            .take(count as usize);
+        let mut hinted = HashSet::new();
+        for digest in calls {
+            self.maps
+                .affinity
+                .insert(&digest.affinity_key(service), &entry)?;
+            hinted.insert(digest.slot());
+        }
+        for line in 0..HINT_LINES_PER_SERVICE {
+            let mut hints = self.maps.hints.get(line)?;
+            for (slot, hint) in (line * HINTS_PER_LINE..).zip(&mut hints.0) {
+                *hint |= u8::from(hinted.contains(&slot));
+            }
+            self.maps.hints.set(line, hints)?;
+        }
+        Ok(())
     }
 
     /// Instructions the verifier went through, and bytes of machine code.

@@ -26,8 +26,11 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 use crate::calls::{self, BackendCalls, CallLog};
+use crate::certificates::Issued;
 use crate::lab::process::poll;
 use crate::lab::{Family, Host, Lab, Process};
+use crate::stream::{Target, Transport};
+use crate::stunnel::{Side, Stunnel};
 
 const UAC: &str = include_str!("scenarios/uac.xml");
 const UAS: &str = include_str!("scenarios/uas.xml");
@@ -40,6 +43,16 @@ const SOCKET_BUFFER: &str = "4194304";
 const MARKER: &str = "CALL ";
 /// `SIPp` ends with 0 when all calls succeeded and with 1 when some failed; all else is a fault of its own.
 const RAN: [i32; 2] = [0, 1];
+
+/// Over how many sockets the calls go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sockets {
+    /// One for all.
+    #[default]
+    One,
+    /// One for each call.
+    PerCall,
+}
 
 /// What calls to make.
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +74,8 @@ pub struct CallOptions {
     /// How long to wait for each answer before the call has failed. A caller that has such a limit is patient: it
     /// passes over what comes twice, late or out of turn, where one without gives the call up at once.
     pub patience: Option<Duration>,
+    /// Over how many sockets.
+    pub sockets: Sockets,
 }
 
 impl Default for CallOptions {
@@ -74,6 +89,7 @@ impl Default for CallOptions {
             deadline: Duration::from_mins(1),
             local_port: 5061,
             patience: None,
+            sockets: Sockets::One,
         }
     }
 }
@@ -125,14 +141,47 @@ pub struct CallReport {
 pub struct Uas {
     process: Process,
     log: CallLog,
+    /// What gives it TLS.
+    _tls: Option<Stunnel>,
 }
 
 impl Uas {
     /// Starts it on `address` and waits until it listens.
     pub fn start(lab: &Lab, host: Host, address: SocketAddr) -> Result<Self> {
+        Self::start_by(lab, host, address, Transport::Udp)
+    }
+
+    /// The same by UDP or TCP.
+    pub fn start_by(
+        lab: &Lab,
+        host: Host,
+        address: SocketAddr,
+        transport: Transport,
+    ) -> Result<Self> {
         let stem = format!("uas-{}-{host}-{}", unique(), address.port());
-        let command = sipp(lab, host, &stem, UAS, address)?;
-        Self::launch(lab, host, address, &stem, command)
+        let mut command = sipp(lab, host, &stem, UAS, address)?;
+        if transport == Transport::Tcp {
+            command.args(["-t", "t1"]);
+        }
+        Self::launch(lab, host, address, &stem, (command, transport))
+    }
+
+    /// The same by TLS, with this certificate: a stunnel stands at the address, `SIPp` behind it at a port 1,000
+    /// higher.
+    pub fn start_tls(
+        lab: &Lab,
+        host: Host,
+        address: SocketAddr,
+        certificate: &Issued,
+    ) -> Result<Self> {
+        let behind = SocketAddr::new(address.ip(), address.port() + 1_000);
+        let uas = Self::start_by(lab, host, behind, Transport::Tcp)?;
+        let side = Side::Server { certificate };
+        let tls = Stunnel::start(lab, host, side, address, behind)?;
+        Ok(Self {
+            _tls: Some(tls),
+            ..uas
+        })
     }
 
     fn launch(
@@ -140,18 +189,21 @@ impl Uas {
         host: Host,
         address: SocketAddr,
         stem: &str,
-        mut command: Command,
+        (mut command, transport): (Command, Transport),
     ) -> Result<Self> {
         let calls = lab.dir().join(format!("{stem}.calls"));
         command.arg("-trace_logs").arg("-log_file").arg(&calls);
         let output = lab.dir().join(format!("{stem}.log"));
         let mut process = Process::start(lab, host, command, &output)?;
-        process
-            .wait_for_udp_port(address.port(), START)
-            .with_context(|| format!("the SIPp UAS at {address} did not start"))?;
+        let listens = match transport {
+            Transport::Udp => process.wait_for_udp_port(address.port(), START),
+            _ => process.wait_for_tcp_port(address.port(), START),
+        };
+        listens.with_context(|| format!("the SIPp UAS at {address} did not start"))?;
         Ok(Self {
             process,
             log: CallLog::new(host, calls, MARKER),
+            _tls: None,
         })
     }
 
@@ -164,7 +216,7 @@ impl Uas {
         if !retransmit {
             command.arg("-nr");
         }
-        Self::launch(lab, Host::Callee, address, &stem, command)
+        Self::launch(lab, Host::Callee, address, &stem, (command, Transport::Udp))
     }
 
     /// One on port 5060 of every proxy.
@@ -195,16 +247,31 @@ pub struct Uac {
     errors: PathBuf,
     options: CallOptions,
     started: Instant,
+    /// What gives it TLS.
+    _tls: Option<Stunnel>,
 }
 
 impl Uac {
-    /// Starts calling `target` from the client's namespace.
+    /// Starts calling `target` by UDP from the client's namespace.
     pub fn start(lab: &Lab, options: &CallOptions, target: SocketAddr) -> Result<Self> {
+        let target = Target {
+            transport: Transport::Udp,
+            address: target,
+            tls: None,
+        };
+        Self::start_by(lab, options, &target)
+    }
+
+    /// The same by UDP, TCP or TLS. TLS is done by a stunnel beside `SIPp`, which verifies the server's certificate.
+    pub fn start_by(lab: &Lab, options: &CallOptions, target: &Target) -> Result<Self> {
         let stem = format!("uac-{}", unique());
         let file = |kind: &str| lab.dir().join(format!("{stem}.{kind}"));
         let own = lab.socket(Host::Client, options.family, options.local_port);
         let scenario = options.patience.map_or(UAC, |_| PATIENT_UAC);
-        let mut command = sipp(lab, Host::Client, &stem, scenario, own)?;
+        let in_via = format!("SIP/2.0/{}", target.transport.in_via());
+        let scenario = scenario.replace("SIP/2.0/[transport]", &in_via);
+        let mut command = sipp(lab, Host::Client, &stem, &scenario, own)?;
+        let tls = connect(lab, options, target, &mut command)?;
         command
             .args(["-m", &options.calls.to_string()])
             .args(["-l", &options.calls.to_string()])
@@ -222,8 +289,9 @@ impl Uac {
                 .args(["-default_behaviors", "none", "-recv_timeout"])
                 .arg(patience.as_millis().to_string());
         }
-        command.arg(target.to_string());
+        command.arg(target.address.to_string());
         Ok(Self {
+            _tls: tls,
             process: Process::start(lab, Host::Client, command, &file("log"))?,
             statistics: file("csv"),
             errors: file("errors"),
@@ -315,6 +383,55 @@ impl CallReport {
         self.backends = calls::per_backend(&seen);
         Ok(self)
     }
+}
+
+/// Tells `SIPp` by what it speaks to whom; starts a stunnel if that is TLS.
+fn connect(
+    lab: &Lab,
+    options: &CallOptions,
+    target: &Target,
+    command: &mut Command,
+) -> Result<Option<Stunnel>> {
+    let (socket, stream) = match options.sockets {
+        Sockets::One => ("u1", "t1"),
+        Sockets::PerCall => ("un", "tn"),
+    };
+    match target.transport {
+        Transport::Udp => command.args(["-t", socket]),
+        Transport::Tcp | Transport::Tls => {
+            // One socket for each of many calls; SIPp's own limit is lower.
+            command.args(["-t", stream, "-max_socket", "50000"])
+        }
+        Transport::Ws | Transport::Wss => bail!("SIPp speaks no WebSocket"),
+    };
+    let Some(tls) = target
+        .tls
+        .as_ref()
+        .filter(|_| target.transport == Transport::Tls)
+    else {
+        return Ok(None);
+    };
+    let port = options.local_port + 1_000;
+    let near = lab.socket(Host::Client, options.family, port);
+    let side = Side::Client {
+        authority: &tls.authority,
+    };
+    let stunnel = Stunnel::start(lab, Host::Client, side, near, target.address)?;
+    // Its URIs stay those of the target.
+    command.arg("-rsa").arg(near.to_string());
+    Ok(Some(stunnel))
+}
+
+/// Makes calls by any transport that `SIPp` speaks, and afterwards reads in the backends' logs who got them.
+pub fn run_calls_by(
+    lab: &Lab,
+    options: &CallOptions,
+    target: &Target,
+    backends: &[CallLog],
+    progress: &mut dyn FnMut(Progress),
+) -> Result<CallReport> {
+    let report = Uac::start_by(lab, options, target)?.finish(progress)?;
+    report.with_backends(backends)
 }
 
 /// A number for the files of one start, so that a restarted backend does not write over what it saw before.

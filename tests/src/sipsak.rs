@@ -29,6 +29,17 @@ pub fn register(lab: &Lab, user: &str, contact: SocketAddr, family: Family) -> R
     )
 }
 
+/// Registers a user at the VIP by TCP. (By TLS the sipsak of Debian 12 sends, but does not read the answer: "select
+/// returned error".)
+pub fn register_by_tcp(lab: &Lab, user: &str) -> Result<()> {
+    run(
+        lab,
+        user,
+        Family::V4,
+        &["--usrloc-mode", "--expires", "60", "--transport", "tcp"],
+    )
+}
+
 /// Asks a user at the VIP by OPTIONS. Fails unless sipsak ends with 0, that is unless the user answers with 2xx.
 /// (The sipsak of Debian 12 crashes in its modes
 /// for MESSAGE.)

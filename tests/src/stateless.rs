@@ -27,6 +27,18 @@ impl Stateless {
         Ok(Self { process })
     }
 
+    /// The same taking TCP, too: one child more, and the process that hands it connections.
+    pub fn kamailio_over_tcp(lab: &Lab, family: Family, next: SocketAddr) -> Result<Self> {
+        let vip = InUri(vip(family));
+        let tcp = format!("tcp_children=1\nlisten=tcp:{vip}:{PORT}\n");
+        let text = include_str!("scenarios/forward.cfg").replace("disable_tcp=yes\n", &tcp);
+        let stem = format!("forward-{}", unique());
+        let process = kamailio::launch(lab, Host::Forwarder, &stem, &fill(&text, family, next))?;
+        let mut standing = Self { process };
+        standing.process.wait_for_tcp_port(PORT, START)?;
+        Ok(standing)
+    }
+
     /// nginx with one worker, as a stream proxy for UDP.
     pub fn nginx(lab: &Lab, family: Family, next: SocketAddr) -> Result<Self> {
         let folder = lab.dir().join(format!("nginx-{}", unique()));

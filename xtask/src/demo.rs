@@ -9,9 +9,14 @@ use serde::Serialize;
 use serde_json::Value;
 use sip_forwarder_tests::{
     calls::BackendCalls,
+    certificates::Authority,
     kamailio::Kamailio,
-    lab::{Daemon, DaemonSpec, Family, Lab},
-    sipp::{self, CallOptions, CallReport, Uas},
+    lab::{Daemon, DaemonSpec, Family, Host, Lab},
+    sipp::{self, CallOptions, CallReport, Progress, Uas},
+    stream::{
+        Target, TlsClient, Transport,
+        load::{Load, LoadOptions},
+    },
 };
 
 use crate::{
@@ -23,7 +28,8 @@ use crate::{
 const GRACE: Duration = Duration::from_secs(20);
 /// How long the next hops may take to be resolved; in the lab they are permanent.
 const RESOLVE: Duration = Duration::from_secs(5);
-const SIP_PORT: u16 = 5060;
+/// Connections that WebSocket calls go over.
+const CONNECTIONS: u32 = 100;
 
 /// Play real calls through XDP, in network namespaces, and tell what became of them.
 #[derive(Args)]
@@ -43,6 +49,9 @@ pub(crate) struct Demo {
     /// What the proxies are.
     #[arg(long, value_enum, default_value_t = BackendKind::Sipp)]
     backend: BackendKind,
+    /// What the calls come by. With anything but UDP the workers carry them, in mode proxy, and the proxies get UDP.
+    #[arg(long, value_enum, default_value_t = By::Udp)]
+    transport: By,
     /// Everything over IPv6.
     #[arg(long)]
     ipv6: bool,
@@ -58,6 +67,30 @@ enum BackendKind {
     Sipp,
     /// Kamailio relays them to a SIPp on the same host.
     Kamailio,
+}
+
+/// What the calls come by.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum By {
+    /// Datagrams, through XDP.
+    Udp,
+    /// One TCP connection.
+    Tcp,
+    /// TLS, which a stunnel does for SIPp.
+    Tls,
+    /// Many WebSocket connections.
+    Ws,
+}
+
+impl By {
+    const fn transport(self) -> Transport {
+        match self {
+            Self::Udp => Transport::Udp,
+            Self::Tcp => Transport::Tcp,
+            Self::Tls => Transport::Tls,
+            Self::Ws => Transport::Ws,
+        }
+    }
 }
 
 /// What became of the calls.
@@ -88,6 +121,7 @@ impl Demo {
         } else {
             self.on_loopback(backends)?
         };
+        let target = self.connect(&lab, &mut spec)?;
         for (backend, &weight) in spec.services[0].backends.iter_mut().zip(&self.weights) {
             backend.weight = u32::from(weight);
         }
@@ -98,12 +132,47 @@ impl Demo {
             "lab up: 1 caller, 1 forwarder, {backends} proxies; {} calls at {}/s",
             self.calls, self.rate
         ));
-        let report = self.play(&lab, &proxies)?;
+        let report = self.play(&lab, &target, &proxies)?;
         let summary = summarize(&report, &daemon.status()?)?;
         drop(daemon);
         self.show(&summary)?;
         let good = summary.failed == 0 && summary.split_calls == 0;
         Ok(if good { Outcome::Done } else { Outcome::Failed })
+    }
+
+    /// Has the daemon listen by the transport, and gives where that is.
+    fn connect(&self, lab: &Lab, spec: &mut DaemonSpec) -> anyhow::Result<Target> {
+        let transport = self.transport.transport();
+        let vip = lab.vip(self.family());
+        let mut target = Target {
+            transport,
+            address: (vip, transport.port()).into(),
+            tls: None,
+        };
+        if transport == Transport::Udp {
+            return Ok(target);
+        }
+        spec.userspace = true;
+        let listen = format!(
+            "mode = \"proxy\"\n[[service.listen]]\ntransport = \"{transport}\"\nport = {}\n",
+            transport.port()
+        );
+        spec.services[0].extra = listen;
+        if transport.is_secure() {
+            let authority = Authority::new(&lab.dir(), "authority")?;
+            let server = authority.server("server", &[&vip.to_string()])?;
+            let tls = format!(
+                "[service.tls]\n[[service.tls.certificate]]\nchain = {:?}\nkey = {:?}\n",
+                server.chain, server.key
+            );
+            spec.services[0].extra.push_str(&tls);
+            target.tls = Some(TlsClient {
+                authority: authority.file().to_owned(),
+                name: None,
+                certificate: None,
+            });
+        }
+        Ok(target)
     }
 
     /// XDP, in network namespaces.
@@ -127,6 +196,9 @@ impl Demo {
             "not root: the workers forward alone, in mode proxy on the loopback. With root the calls go through XDP, in network namespaces: sudo cargo xtask demo",
         );
         setup::sipp()?;
+        if self.transport == By::Tls {
+            setup::stunnel()?;
+        }
         let daemon = program::userspace_daemon()?;
         let lab = Lab::on_loopback(backends)?;
         let mut spec = DaemonSpec::of_lab(daemon, &lab, Family::V4);
@@ -152,28 +224,62 @@ impl Demo {
         }
     }
 
-    fn play(&self, lab: &Lab, proxies: &Proxies) -> anyhow::Result<CallReport> {
-        let options = CallOptions {
-            calls: self.calls,
-            rate: self.rate,
-            family: self.family(),
-            deadline: Duration::from_secs(u64::from(self.calls / self.rate)) + GRACE,
-            ..CallOptions::default()
-        };
+    fn play(&self, lab: &Lab, target: &Target, proxies: &Proxies) -> anyhow::Result<CallReport> {
         let bar = ProgressBar::new(u64::from(self.calls)).with_style(
             ProgressStyle::with_template("{bar:40} {pos}/{len} calls  {msg}")
                 .unwrap_or_else(|_| ProgressStyle::default_bar()),
         );
-        let vip = std::net::SocketAddr::new(lab.vip(self.family()), SIP_PORT);
-        let report = sipp::run_calls(lab, &options, vip, &proxies.logs(), &mut |progress| {
+        let mut show = |progress: Progress| {
             bar.set_position(progress.completed());
             bar.set_message(format!(
                 "{} failed, {} sent again",
                 progress.failed, progress.retransmissions
             ));
-        });
+        };
+        let report = match self.transport {
+            By::Ws => self.by_our_callers(lab, target, &mut show),
+            By::Udp | By::Tcp | By::Tls => self.by_sipp(lab, target, &mut show),
+        };
         bar.finish_and_clear();
-        report
+        report?.with_backends(&proxies.logs())
+    }
+
+    fn deadline(&self) -> Duration {
+        Duration::from_secs(u64::from(self.calls / self.rate)) + GRACE
+    }
+
+    fn by_sipp(
+        &self,
+        lab: &Lab,
+        target: &Target,
+        show: &mut dyn FnMut(Progress),
+    ) -> anyhow::Result<CallReport> {
+        let options = CallOptions {
+            calls: self.calls,
+            rate: self.rate,
+            family: self.family(),
+            deadline: self.deadline(),
+            ..CallOptions::default()
+        };
+        sipp::Uac::start_by(lab, &options, target)?.finish(show)
+    }
+
+    /// SIPp speaks no WebSocket.
+    fn by_our_callers(
+        &self,
+        lab: &Lab,
+        target: &Target,
+        show: &mut dyn FnMut(Progress),
+    ) -> anyhow::Result<CallReport> {
+        let options = LoadOptions {
+            calls: self.calls,
+            rate: self.rate,
+            connections: CONNECTIONS.min(self.calls),
+            hold: Duration::ZERO,
+            deadline: self.deadline(),
+        };
+        let load = Load::start(lab, Host::Client, target, &options)?;
+        Ok(load.finish(show)?.calls)
     }
 
     fn show(&self, summary: &Summary) -> anyhow::Result<()> {

@@ -51,6 +51,8 @@ enum Target {
     Step,
     /// The same in mode `proxy`, and the way back of what was sent on.
     Proxy,
+    /// A stream of messages, in any pieces.
+    Framing,
     /// Heartbeats: none that was made up, damaged or repeated is believed.
     Heartbeat,
 }
@@ -62,6 +64,7 @@ impl Target {
             Self::Reader => "reader",
             Self::Step => "step",
             Self::Proxy => "proxy",
+            Self::Framing => "framing",
             Self::Heartbeat => "heartbeat",
         }
     }

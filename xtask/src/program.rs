@@ -15,6 +15,7 @@ use crate::{
 
 const TARGET: &str = "bpfel-unknown-none";
 const PROGRAM: &str = "sip-forwarder-xdp";
+const BENCH: &str = "sip-forwarder-bench";
 
 /// BTF needs debug information; `v3` has 32-bit operations and atomics; without misaligned loads
 /// every word of a packet would be put together from bytes.
@@ -23,10 +24,20 @@ const FLAGS: &str =
 
 /// Builds the XDP program unless it is there already, and returns its file.
 pub(crate) fn program() -> anyhow::Result<PathBuf> {
+    object(PROGRAM)
+}
+
+/// Builds what the benches need in the kernel beside the XDP program, unless it is there already, and
+/// returns its file.
+pub(crate) fn bench_programs() -> anyhow::Result<PathBuf> {
+    object(BENCH)
+}
+
+fn object(name: &str) -> anyhow::Result<PathBuf> {
     let folder = root().join("target/bpf");
     let (object, stamp) = (
-        folder.join(PROGRAM),
-        folder.join(PROGRAM).with_extension("digest"),
+        folder.join(name),
+        folder.join(name).with_extension("digest"),
     );
     let sources = root().join("forwarder-ebpf");
     let wanted = digest::of(&sources);
@@ -35,16 +46,16 @@ pub(crate) fn program() -> anyhow::Result<PathBuf> {
         return Ok(object);
     }
     let toolchain = setup::toolchain()?;
-    say("building the XDP program");
-    compile(&toolchain, &folder)?;
-    let built = folder.join(TARGET).join("release").join(PROGRAM);
+    say(&format!("building {name}"));
+    compile(&toolchain, name, &folder)?;
+    let built = folder.join(TARGET).join("release").join(name);
     fs::copy(&built, &object)
         .with_context(|| format!("cannot copy {} to {}", built.display(), object.display()))?;
     fs::write(&stamp, wanted).with_context(|| format!("cannot write {}", stamp.display()))?;
     Ok(object)
 }
 
-fn compile(toolchain: &Toolchain, target_dir: &Path) -> anyhow::Result<()> {
+fn compile(toolchain: &Toolchain, name: &str, target_dir: &Path) -> anyhow::Result<()> {
     let mut command = cargo();
     command
         .args([
@@ -54,7 +65,7 @@ fn compile(toolchain: &Toolchain, target_dir: &Path) -> anyhow::Result<()> {
             "--package",
             "sip-forwarder-ebpf",
             "--bin",
-            PROGRAM,
+            name,
         ])
         .args([
             "--no-default-features",

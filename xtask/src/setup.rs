@@ -14,13 +14,20 @@ use crate::shell::{cargo, is_root, output, root, run, say};
 /// Debian and Ubuntu packages with a Rust compiler that has `core` for BPF.
 const COMPILER_PACKAGES: [&str; 2] = ["rustc-web", "libstd-rust-web-dev-bpf"];
 /// Programs the lab and the tests call, and the packages they come in.
-const PROGRAMS: [(&str, &str); 6] = [
+const PROGRAMS: [(&str, &str); 8] = [
     ("ip", "iproute2"),
     ("ethtool", "ethtool"),
     ("sipp", "sip-tester"),
     ("kamailio", "kamailio"),
     ("baresip", "baresip-core"),
     ("sipsak", "sipsak"),
+    ("nft", "nftables"),
+    ("stunnel4", "stunnel4"),
+];
+/// Libraries and modules for such programs, and the packages they come in.
+const MODULES: [(&str, &str); 2] = [
+    ("kamailio/modules/tls.so", "kamailio-tls-modules"),
+    ("faketime/libfaketimeMT.so.1", "libfaketime"),
 ];
 const LINKER_VERSION: &str = "0.13.0";
 const TARGET: &str = "bpfel-unknown-none";
@@ -233,6 +240,7 @@ pub(crate) fn lab_programs() -> anyhow::Result<()> {
     let missing: Vec<&str> = PROGRAMS
         .iter()
         .filter(|(program, _)| !on_path(program))
+        .chain(MODULES.iter().filter(|(module, _)| !is_library(module)))
         .map(|(_, package)| *package)
         .collect();
     if missing.is_empty() {
@@ -248,6 +256,15 @@ pub(crate) fn sipp() -> anyhow::Result<()> {
         Ok(())
     } else {
         install(&["sip-tester"], "to make calls")
+    }
+}
+
+/// Makes sure of stunnel, which does TLS for SIPp.
+pub(crate) fn stunnel() -> anyhow::Result<()> {
+    if on_path("stunnel4") {
+        Ok(())
+    } else {
+        install(&["stunnel4"], "to make calls over TLS")
     }
 }
 
@@ -289,6 +306,12 @@ fn on_path(program: &str) -> bool {
     folders
         .map(|folder| folder.join(program))
         .any(|file| file.is_file())
+}
+
+/// Is a file among the libraries of this machine's architecture?
+fn is_library(file: &str) -> bool {
+    let folder = format!("/usr/lib/{}-linux-gnu", env::consts::ARCH);
+    Path::new(&folder).join(file).is_file()
 }
 
 /// Installs packages, or says how.

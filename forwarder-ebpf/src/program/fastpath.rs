@@ -5,7 +5,7 @@ use crate::{
     lookups::{Chosen, Lookups, blurred, blurred_number, count, seconds},
     maps::{BACKENDS, FRAGMENTS, GLOBALS, INTERFACES, SCRATCH, SERVICES, SOURCES, Scratch, VIPS},
     rewrite::{self, Side},
-    route::{self, Route},
+    route::{self, Asker, Route},
     source::Packet,
 };
 use aya_ebpf::{
@@ -66,7 +66,7 @@ fn forget() {
 fn dispatch(ctx: &XdpContext, frame: &Packet, scratch: &mut Scratch, globals: &Globals) -> Exit {
     let flow = &scratch.flow;
     if flow.without_ports() {
-        return without_ports(ctx, frame, flow);
+        return without_ports(ctx, frame, flow, globals);
     }
     // SAFETY: the daemon replaces entries whole; a reader sees the old or the new one.
     let (service, from) = if let Some(vip) = unsafe { VIPS.get(&flow.destination) } {
@@ -213,7 +213,7 @@ fn socket_listens(ctx: &XdpContext, flow: &Flow) -> bool {
 
 /// A packet that shows no ports: a later fragment, or one behind extension headers.
 #[inline(never)]
-fn without_ports(ctx: &XdpContext, frame: &Packet, flow: &Flow) -> Exit {
+fn without_ports(ctx: &XdpContext, frame: &Packet, flow: &Flow, globals: &Globals) -> Exit {
     // SAFETY: the daemon replaces entries whole.
     if unsafe { VIPS.get(&flow.destination) }.is_some() {
         let later = matches!(flow.part(), Part::Later);
@@ -234,6 +234,10 @@ fn without_ports(ctx: &XdpContext, frame: &Packet, flow: &Flow) -> Exit {
             let sender = Sender {
                 from: origin.backend,
                 verdict: Verdict::ReturnedFragment.number(),
+                asker: Asker {
+                    service: origin.service,
+                    ways: globals.ways,
+                },
             };
             send_back(ctx, frame, flow, vip, &sender)
         }
@@ -409,7 +413,15 @@ fn from_backend(
     if matches!(flow.part(), Part::First) {
         remember_fragment(flow, vip);
     }
-    send_back(ctx, frame, flow, vip, &Sender { from, verdict })
+    let sender = Sender {
+        from,
+        verdict,
+        asker: Asker {
+            service: service.id,
+            ways: globals.ways,
+        },
+    };
+    send_back(ctx, frame, flow, vip, &sender)
 }
 
 /// A backend's own request: if the call's home is another, later messages must find this one.
@@ -433,6 +445,7 @@ fn remember_request(lookups: &Lookups<'_>, scan: &Scan, from: BackendId) {
 struct Sender {
     from: BackendId,
     verdict: u32,
+    asker: Asker,
 }
 
 /// Sends a backend's packet where it goes, with the VIP as its source. A function of its own: it
@@ -445,7 +458,7 @@ fn send_back(
     vip: &Endpoint,
     sender: &Sender,
 ) -> Exit {
-    let (way, action) = match route::find(ctx, flow, vip) {
+    let (way, action) = match route::find(ctx, flow, vip, &sender.asker) {
         Route::None => return pass(Verdict::IgnoredLocal.number()),
         // Untouched, so that the kernel's "too big" reaches the backend and not the VIP.
         Route::TooLarge if !may_be_fragmented(frame, flow) => {

@@ -1,5 +1,6 @@
 //! The maps. Sizes given here are the smallest; the daemon sets them when it loads the program.
 
+use crate::route::{Known, WAYS_KEPT};
 use aya_ebpf::{
     macros::map,
     maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray},
@@ -63,6 +64,10 @@ pub(crate) static INTERFACES: DevMapHash = DevMapHash::with_max_entries(64, 0);
 /// What the daemon tells beyond the tables.
 #[map]
 pub(crate) static GLOBALS: Array<Globals> = Array::with_max_entries(1, 0);
+
+/// Ways to clients that the kernel told lately.
+#[map]
+pub(crate) static WAYS: PerCpuArray<Known> = PerCpuArray::with_max_entries(WAYS_KEPT, 0);
 
 /// What a packet needs more room for than the stack has.
 #[map]

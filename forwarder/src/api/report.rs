@@ -5,7 +5,7 @@ pub(super) mod tests;
 
 use std::{fmt::Write as _, time::Duration};
 
-use super::status::{Backend, Heartbeats, Service, Status};
+use super::status::{Backend, Connections, Heartbeats, Service, Status};
 
 /// States that an operator brought about: told, but no reason to worry.
 const INTENDED: [&str; 2] = ["draining", "disabled"];
@@ -86,6 +86,9 @@ impl Status {
         if let Some(heartbeats) = &self.heartbeats {
             lines.push(heartbeat_line(heartbeats));
         }
+        if let Some(connections) = &self.connections {
+            lines.push(connection_line(connections));
+        }
         lines.join("\n") + "\n"
     }
 
@@ -121,6 +124,11 @@ fn faults(service: &Service) -> Vec<String> {
         }
         if state != "alive" && !INTENDED.contains(&state) {
             say(&described(backend));
+        }
+        if state != "dead" {
+            for transport in &backend.transports_down {
+                say(&format!("{} does not answer by {transport}", backend.name));
+            }
         }
     }
     faults
@@ -176,6 +184,37 @@ fn heartbeat_line(beats: &Heartbeats) -> String {
     line
 }
 
+fn connection_line(connections: &Connections) -> String {
+    let Connections {
+        open,
+        half_open,
+        opened,
+        failed,
+        repeated,
+        ..
+    } = connections;
+    let accepted: u64 = connections.accepted.values().sum();
+    let mut line = format!(
+        "connections: {open} open, {half_open} of them without a message yet; {accepted} accepted, {opened} opened"
+    );
+    for (what, count) in [("failed to open", failed), ("requests repeated", repeated)] {
+        if *count > 0 {
+            // Writing to a string cannot fail.
+            let _ = write!(line, ", {count} {what}");
+        }
+    }
+    let ended: Vec<String> = connections
+        .ended
+        .iter()
+        .map(|(how, count)| format!("{count} {how}"))
+        .collect();
+    if !ended.is_empty() {
+        // Writing to a string cannot fail.
+        let _ = write!(line, "; ended: {}", ended.join(", "));
+    }
+    line
+}
+
 fn service_block(service: &Service) -> String {
     let Service {
         name, vip, mode, ..
@@ -214,7 +253,10 @@ fn backend_row(b: &Backend) -> [String; 11] {
     };
     [
         b.name.clone(),
-        b.address.clone(),
+        match b.transport.as_str() {
+            "" | "udp" => b.address.clone(),
+            transport => format!("{}/{transport}", b.address),
+        },
         if b.resolved { &b.state } else { "no way" }.to_owned(),
         weight,
         or_dash(b.cpu.map(|cpu| format!("{:.0}%", cpu * 100.0))),

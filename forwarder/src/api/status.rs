@@ -1,5 +1,7 @@
 //! What `status` tells, as data. Keys of the JSON form stay once published.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// The whole picture.
@@ -23,6 +25,9 @@ pub struct Status {
     pub recent: Recent,
     /// Reports of agents; `None` if none are listened for.
     pub heartbeats: Option<Heartbeats>,
+    /// TCP, TLS and WebSocket; `None` where the data plane has no connections.
+    #[serde(default)]
+    pub connections: Option<Connections>,
     /// Why the state file is not up to date, if it is not: what was ordered since would be forgotten.
     pub unsaved: Option<String>,
     /// Packets and messages by verdict; only those that occurred.
@@ -84,6 +89,13 @@ pub struct Backend {
     pub name: String,
     /// Where it listens.
     pub address: String,
+    /// How messages get to it: "udp", "tcp" or "tls".
+    #[serde(default)]
+    pub transport: String,
+    /// Transports by which it was asked, and does not answer. "tcp" may be among them beside "udp", where
+    /// large messages are to go by TCP.
+    #[serde(default)]
+    pub transports_down: Vec<String>,
     /// The weight in effect.
     pub weight: u16,
     /// The weight in the configuration file.
@@ -172,6 +184,25 @@ pub struct Heartbeats {
     pub rivalries: u64,
     /// Dropped: of no session, and the backend had its challenges for now.
     pub unchallenged: u64,
+}
+
+/// Connections of clients, backends and carriers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connections {
+    /// Those there are now.
+    pub open: usize,
+    /// Of clients that have sent no message yet.
+    pub half_open: usize,
+    /// Accepted since the daemon started, by transport.
+    pub accepted: BTreeMap<String, u64>,
+    /// Opened by the forwarder, to backends and carriers.
+    pub opened: u64,
+    /// Tried to open, in vain.
+    pub failed: u64,
+    /// Requests given to another backend because the connection they went by broke.
+    pub repeated: u64,
+    /// How they ended, or why they were not accepted; only what occurred.
+    pub ended: BTreeMap<String, u64>,
 }
 
 /// How often a verdict occurred.

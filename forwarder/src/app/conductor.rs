@@ -1,7 +1,7 @@
 //! What control decides, carried out in the maps: one [`ServiceControl`] for each service.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     api::{Change, Changed, Refusal},
-    config::{self, Config, Heartbeats},
+    config::{self, BackendTransport, Config, Heartbeats},
     control::{
         Now,
         numbering::Numbering,
@@ -19,6 +19,8 @@ use crate::{
         service::{Level, OverrideChange, Plan, Report, Saved, ServiceControl, Timing},
     },
     dataplane::{MapsError, Plane},
+    probe::Question,
+    stream::Reach,
 };
 
 /// One service under control.
@@ -43,6 +45,7 @@ const REST_AFTER_FAULT: Duration = Duration::from_secs(1);
 pub(super) struct Conductor {
     services: Vec<Conducted>,
     plane: Arc<dyn Plane>,
+    reach: Arc<Reach>,
     start: Instant,
     /// How often the configuration changed.
     configurations: u64,
@@ -54,6 +57,10 @@ pub(super) struct DueProbe {
     pub(super) service: String,
     /// Its name.
     pub(super) backend: String,
+    /// What is asked.
+    pub(super) question: Question,
+    /// The transport to ask by; `None` if that is the service's.
+    pub(super) transport: Option<BackendTransport>,
 }
 
 impl Conductor {
@@ -85,6 +92,7 @@ impl Conductor {
         Self {
             services,
             plane,
+            reach: Arc::default(),
             start,
             configurations: 0,
         }
@@ -116,6 +124,11 @@ impl Conductor {
             .collect();
     }
 
+    /// Who takes large messages by TCP, kept up to date.
+    pub(super) fn reach(&self) -> Arc<Reach> {
+        Arc::clone(&self.reach)
+    }
+
     /// Time since the conductor was made: the clock of control.
     pub(super) fn now(&self) -> Now {
         self.start.elapsed()
@@ -135,7 +148,15 @@ impl Conductor {
         for service in &self.services {
             service.publish_living(&*self.plane, &service.control.plan(), |_| true)?;
         }
+        self.publish_reach();
         Ok(())
+    }
+
+    fn publish_reach(&self) {
+        let members = self.services.iter().flat_map(|s| s.control.plan().members);
+        let by_tcp = members.filter(|member| member.large_by_tcp == Some(true));
+        let addresses: HashSet<_> = by_tcp.map(|member| member.address).collect();
+        self.reach.set(addresses);
     }
 
     /// An agent's report.
@@ -152,10 +173,14 @@ impl Conductor {
     }
 
     /// What became of an OPTIONS.
-    pub(super) fn answer(&mut self, service: &str, backend: &str, answer: Answer) {
+    pub(super) fn answer(&mut self, service: &str, backend: &str, of: Question, answer: Answer) {
         let now = self.now();
-        if let Some(service) = self.find(service) {
-            service.control.answer(now, backend, answer);
+        let Some(service) = self.find(service) else {
+            return;
+        };
+        match of {
+            Question::Life => service.control.answer(now, backend, answer),
+            Question::Transport => service.control.transport_answer(now, backend, answer),
         }
     }
 
@@ -247,6 +272,7 @@ impl Conductor {
     /// next to nothing if there is nothing new.
     pub(super) fn publish(&mut self) {
         let now = self.now();
+        let mut moved = false;
         for service in &mut self.services {
             for change in service.control.take_changes() {
                 match change.level() {
@@ -254,11 +280,16 @@ impl Conductor {
                     Level::Warn => warn!(service = service.name, "{change}"),
                 }
             }
-            if now >= service.rest
-                && let Err(fault) = service.follow(&*self.plane, now)
-            {
+            if now < service.rest || !service.waits() {
+                continue;
+            }
+            moved = true;
+            if let Err(fault) = service.follow(&*self.plane, now) {
                 error!(service = service.name, error = %fault, "cannot publish; trying again in a second");
             }
+        }
+        if moved {
+            self.publish_reach();
         }
     }
 
@@ -296,16 +327,20 @@ impl Conductor {
         let mut due = Vec::new();
         for service in &mut self.services {
             let name = &service.name;
-            due.extend(
-                service
-                    .control
-                    .due_probes(now)
-                    .into_iter()
-                    .map(|backend| DueProbe {
-                        service: name.clone(),
-                        backend,
-                    }),
-            );
+            let lives = service.control.due_probes(now);
+            due.extend(lives.into_iter().map(|backend| DueProbe {
+                service: name.clone(),
+                backend,
+                question: Question::Life,
+                transport: None,
+            }));
+            let transports = service.control.due_transport_probes(now);
+            due.extend(transports.into_iter().map(|(backend, transport)| DueProbe {
+                service: name.clone(),
+                backend,
+                question: Question::Transport,
+                transport: Some(transport),
+            }));
         }
         due
     }
@@ -362,7 +397,12 @@ impl Conducted {
 
     /// When what waits is published; `None` if nothing waits.
     fn rests_until(&self) -> Option<Now> {
-        (self.control.version() != self.published).then_some(self.rest)
+        self.waits().then_some(self.rest)
+    }
+
+    /// Is there anything to publish?
+    const fn waits(&self) -> bool {
+        self.control.version() != self.published
     }
 
     fn columns(&mut self) -> Vec<Slot> {

@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 
 use super::{
     conductor::Conductor,
+    connected::{Connected, proxy_of},
     desk::{Desk, Wish},
     ground::Ground,
     health::{Ears, REPORTS},
@@ -25,10 +26,10 @@ use crate::{
     dataplane::pins::Pins,
     heartbeat,
     probe::Probed,
-    sip::proxy::{self, Proxy},
     slowpath::{
         Managed, Manners,
         counters::Counters,
+        flows::Flows,
         worker::{Listen, Manner, WorkerError, Workers},
     },
     state::{self, State, StateDir},
@@ -83,7 +84,12 @@ async fn serve(
         unreachable,
         ..heard
     };
-    let workers = start_workers(&config, &state, &ground.tables)?;
+    let count = worker_count(&config);
+    let mut connected = Connected::start(&config, count, &ground.tables, conductor.reach())?;
+    let prepared = connected.prepare(&config, &state)?;
+    let mut workers = start_workers(&config, &state, &ground.tables, &connected.flows())?;
+    connected.send_by(&mut workers);
+    connected.commit(prepared);
     let attachments = ground.attach(&config, pins)?;
 
     let plane = &ground.plane;
@@ -91,7 +97,12 @@ async fn serve(
         Arc::clone(plane),
         settle_by_number(&config, &state.numbering),
     );
-    let picture = Picture::new(attachments, Arc::clone(plane), Arc::clone(&counters));
+    let picture = Picture::new(
+        attachments,
+        Arc::clone(plane),
+        Arc::clone(&counters),
+        connected.hub.clone(),
+    );
     info!(services = config.services.len(), "forwarding");
     let daemon = Daemon {
         config_file: path.to_owned(),
@@ -106,6 +117,7 @@ async fn serve(
         picture,
         desk,
         workers: Some(workers),
+        connected,
     };
     let daemon = daemon.serve(signals, heard, wishes).await;
     drop(server);
@@ -177,6 +189,7 @@ pub(super) struct Daemon {
     picture: Picture,
     pub(super) desk: Arc<Desk>,
     pub(super) workers: Option<Workers>,
+    pub(super) connected: Connected,
     /// What the workers were started with.
     pub(super) served: Vec<Served>,
 }
@@ -220,8 +233,10 @@ impl Daemon {
                 }
                 Some(probed) = heard.answers.recv() => self.answered(&probed),
                 Some(backend) = heard.unreachable.recv() => self.conductor.unreachable(backend),
-                // Many changes come together, and each costs a look at every way.
+                // Many changes come together, and each costs a look at every way to a backend. Ways to
+                // clients are asked for as they are needed.
                 Some(()) = self.ground.changes.recv() => {
+                    self.ground.forget_ways();
                     moved.get_or_insert_with(|| Instant::now() + WAYS_PAUSE);
                     continue;
                 }
@@ -303,8 +318,13 @@ impl Daemon {
     }
 
     fn answered(&mut self, probed: &Probed) {
-        self.conductor
-            .answer(&probed.service, &probed.backend, probed.answer);
+        let Probed {
+            service,
+            backend,
+            question,
+            answer,
+        } = probed;
+        self.conductor.answer(service, backend, *question, *answer);
     }
 
     async fn grant(&mut self, wish: Wish) {
@@ -365,6 +385,7 @@ impl Daemon {
 
     /// Ends what runs. The fast path goes on.
     fn stop(self) {
+        self.connected.stop();
         if let Some(workers) = self.workers {
             workers.stop();
         }
@@ -379,7 +400,8 @@ impl Daemon {
 pub(super) struct Served {
     name: String,
     vip: std::net::SocketAddr,
-    mode: String,
+    /// How its messages are sent on.
+    manner: String,
 }
 
 /// What the workers know of all services.
@@ -390,7 +412,16 @@ pub(super) fn served(config: &Config) -> Vec<Served> {
         .map(|s| Served {
             name: s.name.clone(),
             vip: s.vip,
-            mode: format!("{:?} {} {:?}", s.mode, s.record_route, s.advertise),
+            manner: format!(
+                "{:?} {} {:?} {:?} {} {} {:?}",
+                s.mode,
+                s.record_route,
+                s.advertise,
+                s.transport,
+                s.large_by_tcp,
+                s.edge,
+                s.listeners,
+            ),
         })
         .collect();
     served.sort();
@@ -416,6 +447,7 @@ pub(super) fn start_workers(
     config: &Config,
     state: &State,
     tables: &Arc<dyn Managed>,
+    flows: &Arc<dyn Flows>,
 ) -> Result<Workers, WorkerError> {
     let numbering = &state.numbering;
     let vips: Vec<_> = config
@@ -429,19 +461,19 @@ pub(super) fn start_workers(
             })
         })
         .collect();
-    Workers::start(&vips, worker_count(config), Arc::clone(tables) as _)
+    Workers::start(
+        &vips,
+        worker_count(config),
+        &(Arc::clone(tables) as _),
+        flows,
+    )
 }
 
 /// How a service's messages are sent on.
 fn manner(service: &config::Service, key: [u64; 2]) -> Manner {
     match service.mode {
         Mode::Nat => Manner::Transparent,
-        Mode::Proxy => {
-            let mut settings = proxy::Settings::new(service.vip, key);
-            settings.advertised.clone_from(&service.advertise);
-            settings.record_route = service.record_route;
-            Manner::Proxy(Arc::new(Proxy::new(settings)))
-        }
+        Mode::Proxy => Manner::Proxy(Arc::new(proxy_of(service, key))),
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
         environment, maps_load, migrate,
         nexthop::Resolver,
         pins::Pins,
-        program_log,
+        program_log, publish,
     },
     slowpath::{
         Managed, Placer,
@@ -152,6 +152,16 @@ impl Ground {
     pub(super) fn set_ways(&mut self, ways: Option<Ways>) {
         if let (Some(kernel), Some(ways)) = (&mut self.kernel, ways) {
             kernel.ways = ways;
+        }
+    }
+
+    /// Has the program ask the kernel anew for the ways to clients.
+    pub(super) fn forget_ways(&self) {
+        let Some(kernel) = &self.kernel else {
+            return;
+        };
+        if let Err(error) = publish::forget_ways(&kernel.maps) {
+            warn!(%error, "cannot tell the program that routes changed; it asks anew within a second");
         }
     }
 

@@ -1,15 +1,19 @@
 //! What the daemon hears of its backends: agents' heartbeats, and answers to OPTIONS.
 
+use std::{collections::HashMap, sync::Arc};
+
+use anyhow::Context as _;
 use tokio::sync::mpsc;
 use tracing::debug;
 
 use super::{conductor::DueProbe, daemon::Heard};
 use crate::{
     api::status,
-    config::{Config, Health, Heartbeats},
+    config::{Backend, BackendTransport, Config, Health, Heartbeats, Service},
     control::service,
     heartbeat::{self, MasterKey, Receiver},
-    probe::Prober,
+    probe::{Prober, Subject, Way},
+    stream::tls::ClientTls,
 };
 
 /// Batches of reports that may wait. One that finds no room is dropped: the next comes in a moment.
@@ -20,8 +24,17 @@ const ANSWERS: usize = 1_024;
 /// A receiver of heartbeats and the settings it was opened with.
 pub(super) type Listening = (Heartbeats, Receiver);
 
+/// How backends are believed under TLS, by service.
+type Beliefs = HashMap<String, Arc<ClientTls>>;
+
 /// What a configuration to come needs of the ears.
-pub(super) enum Prepared {
+pub(super) struct Prepared {
+    heartbeats: PreparedHeartbeats,
+    beliefs: Beliefs,
+}
+
+/// What it needs for heartbeats.
+enum PreparedHeartbeats {
     /// No heartbeats.
     Nothing,
     /// Other keys for the receiver there is.
@@ -34,6 +47,7 @@ pub(super) enum Prepared {
 pub(super) struct Ears {
     receiver: Option<Listening>,
     prober: Prober,
+    beliefs: Beliefs,
     reports: mpsc::Sender<Vec<heartbeat::Report>>,
 }
 
@@ -45,6 +59,7 @@ impl Ears {
         let ears = Self {
             receiver: listen(config, &reports)?,
             prober: Prober::new(probed),
+            beliefs: beliefs(config)?,
             reports,
         };
         let heard = Heard {
@@ -57,16 +72,23 @@ impl Ears {
 
     /// Reads and opens what another configuration needs; changes nothing.
     pub(super) fn prepare(&self, config: &Config) -> anyhow::Result<Prepared> {
+        Ok(Prepared {
+            heartbeats: self.prepare_heartbeats(config)?,
+            beliefs: beliefs(config)?,
+        })
+    }
+
+    fn prepare_heartbeats(&self, config: &Config) -> anyhow::Result<PreparedHeartbeats> {
         let Some(wanted) = &config.heartbeats else {
-            return Ok(Prepared::Nothing);
+            return Ok(PreparedHeartbeats::Nothing);
         };
         match &self.receiver {
             Some((settings, _)) if settings.listen == wanted.listen => {
-                Ok(Prepared::Keys(masters(wanted)?))
+                Ok(PreparedHeartbeats::Keys(masters(wanted)?))
             }
             _ => {
                 let receiver = listen(config, &self.reports)?;
-                Ok(receiver.map_or(Prepared::Nothing, Prepared::Receiver))
+                Ok(receiver.map_or(PreparedHeartbeats::Nothing, PreparedHeartbeats::Receiver))
             }
         }
     }
@@ -75,13 +97,14 @@ impl Ears {
     /// changes.
     pub(super) fn reconfigure(&mut self, old: &Config, new: &Config, prepared: Prepared) {
         self.forget_the_gone(old, new);
-        match (prepared, &mut self.receiver, &new.heartbeats) {
-            (Prepared::Keys(masters), Some((settings, receiver)), Some(wanted)) => {
+        self.beliefs = prepared.beliefs;
+        match (prepared.heartbeats, &mut self.receiver, &new.heartbeats) {
+            (PreparedHeartbeats::Keys(masters), Some((settings, receiver)), Some(wanted)) => {
                 receiver.set_masters(masters);
                 receiver.set_known(&known(new));
                 *settings = wanted.clone();
             }
-            (Prepared::Receiver(receiver), ..) => self.receiver = Some(receiver),
+            (PreparedHeartbeats::Receiver(receiver), ..) => self.receiver = Some(receiver),
             _ => self.receiver = None,
         }
     }
@@ -107,14 +130,35 @@ impl Ears {
     pub(super) fn ask(&mut self, config: &Config, due: &DueProbe) {
         let service = config.services.iter().find(|s| s.name == due.service);
         let backend = service.and_then(|s| s.backends.iter().find(|b| b.name == due.backend));
-        if let (Some(service), Some(backend)) = (service, backend) {
-            self.prober.ask(
-                &service.name,
-                &backend.name,
-                backend.address,
-                service.probe.timeout,
-            );
+        if let (Some(service), Some(backend)) = (service, backend)
+            && let Some(way) = self.way(service, backend, due.transport)
+        {
+            let subject = Subject {
+                service: service.name.clone(),
+                backend: backend.name.clone(),
+                question: due.question,
+            };
+            let timeout = service.probe.timeout;
+            self.prober.ask(&subject, backend.address, &way, timeout);
         }
+    }
+
+    /// How a backend is asked by `transport`, or else by its service's; `None` for TLS without roots,
+    /// which no checked configuration has.
+    fn way(
+        &self,
+        service: &Service,
+        backend: &Backend,
+        transport: Option<BackendTransport>,
+    ) -> Option<Way> {
+        Some(match transport.unwrap_or(service.transport) {
+            BackendTransport::Udp => Way::Udp,
+            BackendTransport::Tcp => Way::Tcp,
+            BackendTransport::Tls => Way::Tls {
+                tls: Arc::clone(self.beliefs.get(&service.name)?),
+                name: backend.server_name.clone(),
+            },
+        })
     }
 
     /// What became of heartbeats.
@@ -135,6 +179,19 @@ impl Ears {
             rivalries: counts.rivalries,
         })
     }
+}
+
+/// Reads the roots of all backends under TLS.
+fn beliefs(config: &Config) -> anyhow::Result<Beliefs> {
+    let services = config.services.iter();
+    services
+        .filter_map(|service| Some((service, service.backend_ca.as_ref()?)))
+        .map(|(service, ca)| {
+            let tls = ClientTls::load(ca);
+            let tls = tls.with_context(|| format!("service `{}`", service.name))?;
+            Ok((service.name.clone(), tls))
+        })
+        .collect()
 }
 
 fn listen(
@@ -167,7 +224,7 @@ pub(super) fn masters(settings: &Heartbeats) -> anyhow::Result<Vec<MasterKey>> {
 
 /// Service and name of the backends that have agents.
 fn known(config: &Config) -> Vec<(String, String)> {
-    let of = |s: &crate::config::Service| {
+    let of = |s: &Service| {
         let name = s.name.clone();
         s.backends
             .iter()

@@ -2,6 +2,7 @@
 
 mod agent;
 mod conductor;
+mod connected;
 mod daemon;
 mod desk;
 mod ground;
@@ -25,6 +26,7 @@ use crate::{
     api::TcpApi,
     config::{self, Config, Dataplane},
     dataplane::{environment, nexthop::Resolver, object, pins::Pins},
+    stream::tls::{ClientTls, ServerTls},
 };
 
 /// Forwards until SIGTERM or SIGINT.
@@ -52,6 +54,7 @@ pub fn check(path: &Path) -> anyhow::Result<()> {
     if let Some(heartbeats) = &config.heartbeats {
         health::masters(heartbeats)?;
     }
+    check_tls(&config)?;
     if config.forwarder.dataplane == Dataplane::Xdp {
         environment::check(&config)?;
         runtime()?.block_on(check_routes(&config))?;
@@ -63,6 +66,20 @@ pub fn check(path: &Path) -> anyhow::Result<()> {
         path.display(),
         config.services.len()
     ))
+}
+
+/// Are certificates, keys and roots there, and do they fit?
+fn check_tls(config: &Config) -> anyhow::Result<()> {
+    for service in &config.services {
+        let whose = || format!("service `{}`", service.name);
+        if let Some(tls) = &service.tls {
+            ServerTls::load(tls).with_context(whose)?;
+        }
+        if let Some(ca) = &service.backend_ca {
+            ClientTls::load(ca).with_context(whose)?;
+        }
+    }
+    Ok(())
 }
 
 /// Is there a way to every backend, and back?

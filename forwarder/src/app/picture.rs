@@ -24,7 +24,9 @@ use crate::{
         Census, MapsError, Plane,
         attach::{Attachment, Hook},
     },
+    sip::transport::Transport,
     slowpath::counters::Counters,
+    stream::{Hub, counters::Ending},
 };
 
 /// Everything `status` is made of, but for what control knows.
@@ -33,6 +35,8 @@ pub(super) struct Picture {
     plane: Arc<dyn Plane>,
     counters: Arc<Counters>,
     started: Instant,
+    /// The connections, where there are any.
+    hub: Option<Arc<Hub>>,
     /// Why the state file is not up to date.
     pub(super) unsaved: Option<String>,
     /// Since when each backend has had the same number of messages.
@@ -57,12 +61,14 @@ impl Picture {
         attachments: Vec<Attachment>,
         plane: Arc<dyn Plane>,
         counters: Arc<Counters>,
+        hub: Option<Arc<Hub>>,
     ) -> Self {
         Self {
             attachments,
             plane,
             counters,
             started: Instant::now(),
+            hub,
             unsaved: None,
             quiet: HashMap::new(),
         }
@@ -143,6 +149,7 @@ impl Picture {
                 evicted: happened(Event::RECENT_EVICTED)?,
             },
             heartbeats,
+            connections: self.hub.as_deref().map(connections),
             unsaved: self.unsaved.clone(),
             verdicts: verdicts
                 .into_iter()
@@ -231,6 +238,12 @@ impl Picture {
         Ok(Some(status::Backend {
             name: backend.name.clone(),
             address: backend.address.to_string(),
+            transport: member.transport.name().to_owned(),
+            transports_down: member
+                .transports_down
+                .iter()
+                .map(|transport| transport.name().to_owned())
+                .collect(),
             weight: member.weight,
             configured_weight: backend.weight,
             state: member.state.word().to_owned(),
@@ -266,6 +279,9 @@ fn why(member: &Member) -> Option<String> {
         State::Gated => member.cpu.map(|cpu| format!("CPU {:.0} %", cpu * 100.0)),
         State::Draining if member.agent_drains => Some("its agent says so".to_owned()),
         _ if member.suspected => Some("not heard; lives while it answers OPTIONS".to_owned()),
+        _ if member.large_by_tcp == Some(false) => {
+            Some("no answer by tcp: large messages go by udp".to_owned())
+        }
         _ => None,
     }
 }
@@ -276,6 +292,30 @@ fn word(value: impl Serialize) -> String {
         Ok(serde_json::Value::String(word)) => word,
         Ok(other) => other.to_string(),
         Err(_) => String::new(),
+    }
+}
+
+/// What there is to say of connections.
+fn connections(hub: &Hub) -> status::Connections {
+    let counters = hub.counters();
+    let picture = hub.picture();
+    let occurred = |(name, count): (String, u64)| (count > 0).then_some((name, count));
+    status::Connections {
+        open: picture.open,
+        half_open: picture.half_open,
+        accepted: Transport::ALL
+            .map(|t| (t.name().to_ascii_lowercase(), counters.of_accepted(t)))
+            .into_iter()
+            .filter_map(occurred)
+            .collect(),
+        opened: counters.of_opened(),
+        failed: counters.of_failed(),
+        repeated: counters.of_repeated(),
+        ended: Ending::ALL
+            .map(|ending| (ending.name().to_owned(), counters.of_ending(ending)))
+            .into_iter()
+            .filter_map(occurred)
+            .collect(),
     }
 }
 

@@ -28,10 +28,12 @@ pub(super) async fn reload(daemon: &mut Daemon) -> Result<Reloaded, Refusal> {
     let prepared = daemon.ears.prepare(&config).map_err(invalid)?;
     let mut state = daemon.state.clone();
     state.numbering = numbering;
-    let workers = if daemon.served == served(&config) {
+    let connections = daemon.connected.prepare(&config, &state).map_err(invalid)?;
+    let mut workers = if daemon.served == served(&config) {
         None
     } else {
-        let started = start_workers(&config, &state, &daemon.ground.tables);
+        let flows = daemon.connected.flows();
+        let started = start_workers(&config, &state, &daemon.ground.tables, &flows);
         Some(started.map_err(|e| invalid(e.into()))?)
     };
     // Numbers before what stands under them: after a crash, what the maps hold must mean the same.
@@ -45,6 +47,10 @@ pub(super) async fn reload(daemon: &mut Daemon) -> Result<Reloaded, Refusal> {
     daemon.ground.set_ways(ways);
     daemon.ears.reconfigure(&old, &daemon.config, prepared);
     let published = publish_all(daemon);
+    if let Some(workers) = &mut workers {
+        daemon.connected.send_by(workers);
+    }
+    daemon.connected.commit(connections);
     if let Some(new) = workers
         && let Some(before) = daemon.workers.replace(new)
     {
@@ -90,6 +96,12 @@ fn publish_all(daemon: &mut Daemon) -> anyhow::Result<()> {
 fn refuse_what_needs_a_restart(old: &Config, new: &Config) -> Result<(), String> {
     if old.limits != new.limits {
         return Err("[limits] was changed; tables keep their sizes until `sip-forwarder unload`, which a restart must follow".into());
+    }
+    if old.connections != new.connections {
+        return Err(
+            "[connections] was changed; that needs a restart of the daemon, which ends connections"
+                .into(),
+        );
     }
     if old.forwarder != new.forwarder {
         return Err(
@@ -155,6 +167,13 @@ fn differences_of(old: &Service, new: &Service) -> Vec<String> {
                     &backend.health,
                 );
                 changed(&mut lines, &whose, "gate", &before.gate, &backend.gate);
+                changed(
+                    &mut lines,
+                    &whose,
+                    "server_name",
+                    &before.server_name,
+                    &backend.server_name,
+                );
             }
         }
     }
@@ -170,7 +189,24 @@ fn differences_of(old: &Service, new: &Service) -> Vec<String> {
     );
     changed(&mut lines, &whose, "spread", &old.spread, &new.spread);
     changed(&mut lines, &whose, "probe", &old.probe, &new.probe);
+    connections(&mut lines, &whose, old, new);
     lines
+}
+
+/// What differs about a service's connections.
+fn connections(lines: &mut Vec<String>, whose: &str, old: &Service, new: &Service) {
+    changed(lines, whose, "transport", &old.transport, &new.transport);
+    changed(
+        lines,
+        whose,
+        "large_by_tcp",
+        &old.large_by_tcp,
+        &new.large_by_tcp,
+    );
+    changed(lines, whose, "edge", &old.edge, &new.edge);
+    changed(lines, whose, "backend_ca", &old.backend_ca, &new.backend_ca);
+    changed(lines, whose, "listen", &old.listeners, &new.listeners);
+    changed(lines, whose, "tls", &old.tls, &new.tls);
 }
 
 fn changed<T: PartialEq + Debug>(lines: &mut Vec<String>, whose: &str, what: &str, a: &T, b: &T) {

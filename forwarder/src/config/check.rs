@@ -1,6 +1,8 @@
 //! What serde cannot tell: ranges, and values that contradict each other. Each fault is one sentence
 //! that names the key and says what is allowed.
 
+mod connections;
+
 use std::{
     collections::{HashMap, HashSet},
     time::Duration,
@@ -41,6 +43,7 @@ pub(super) fn check(config: &Config) -> Check {
         format!("two services are named `{name}`; give each a name of its own")
     })?;
     vips(config)?;
+    connections::check(config)?;
     for service in &config.services {
         backends(service)?;
         spread(service)?;

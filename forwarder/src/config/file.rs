@@ -10,8 +10,9 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use super::{
-    Backend, Beta, Config, Forwarder, Gate, Health, Heartbeats, Key, Limits, Mode, Overload,
-    Policy, Probe, Service, Spread, Weights, check,
+    Backend, BackendTransport, Beta, Certificate, ClientCertificates, Config, Connections,
+    Forwarder, Gate, Health, Heartbeats, Key, Limits, ListenTransport, Listener, Mode, Overload,
+    Policy, Probe, Service, Spread, Tls, Weights, check,
 };
 
 /// Why a configuration is no good.
@@ -60,6 +61,8 @@ struct File {
     heartbeats: Option<Heartbeats>,
     #[serde(default)]
     limits: Limits,
+    #[serde(default)]
+    connections: Connections,
     #[serde(default, rename = "service")]
     services: Vec<FileService>,
 }
@@ -83,6 +86,15 @@ struct FileService {
     record_route: bool,
     advertise: Option<String>,
     #[serde(default)]
+    transport: BackendTransport,
+    #[serde(default)]
+    large_by_tcp: bool,
+    edge: Option<bool>,
+    backend_ca: Option<PathBuf>,
+    #[serde(default, rename = "listen")]
+    listeners: Vec<FileListener>,
+    tls: Option<FileTls>,
+    #[serde(default)]
     key: Key,
     register_key: Option<Key>,
     policy: Option<Policy>,
@@ -102,6 +114,32 @@ struct FileService {
     gate: FileGate,
     #[serde(default, rename = "backend")]
     backends: Vec<FileBackend>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileListener {
+    transport: ListenTransport,
+    port: Option<u16>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileTls {
+    #[serde(default)]
+    client_certificates: ClientsWord,
+    client_ca: Option<PathBuf>,
+    #[serde(default, rename = "certificate")]
+    certificates: Vec<Certificate>,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum ClientsWord {
+    #[default]
+    None,
+    Optional,
+    Required,
 }
 
 /// A gate of which every part may be left to the gate above it.
@@ -150,6 +188,7 @@ struct FileBackend {
     health: Option<Health>,
     #[serde(default)]
     gate: FileGate,
+    server_name: Option<String>,
 }
 
 const fn one() -> i64 {
@@ -197,6 +236,7 @@ pub fn parse(text: &str) -> Result<Config, ConfigError> {
         forwarder: file.forwarder,
         heartbeats: file.heartbeats,
         limits: file.limits,
+        connections: file.connections,
         services,
     };
     check::check(&config).map_err(ConfigError::Invalid)?;
@@ -207,6 +247,7 @@ fn service(file: FileService, health: Health) -> Result<Service, ConfigError> {
     let spread = spread(&file);
     let gate = file.gate.over(Gate::default());
     let health = file.health.unwrap_or(health);
+    let tls = file.tls.map(|of_file| tls(of_file, &file.name)).transpose();
     let backends = file
         .backends
         .into_iter()
@@ -219,11 +260,53 @@ fn service(file: FileService, health: Health) -> Result<Service, ConfigError> {
         mode: file.mode,
         record_route: file.record_route,
         advertise: file.advertise,
+        transport: file.transport,
+        large_by_tcp: file.large_by_tcp,
+        edge: file.edge.unwrap_or(!file.listeners.is_empty()),
+        backend_ca: file.backend_ca,
+        listeners: listeners(&file.listeners, file.port),
+        tls: tls.map_err(ConfigError::Invalid)?,
         key: file.key,
         register_key: file.register_key.unwrap_or(file.key),
         spread,
         probe: file.probe,
         backends,
+    })
+}
+
+fn listeners(of_file: &[FileListener], udp: u16) -> Vec<Listener> {
+    let listener = |file: &FileListener| Listener {
+        transport: file.transport,
+        port: file.port.unwrap_or(file.transport.default_port(udp)),
+    };
+    of_file.iter().map(listener).collect()
+}
+
+fn tls(file: FileTls, service: &str) -> Result<Tls, String> {
+    let fault = |text: &str| Err(format!("service `{service}`: {text}"));
+    let clients = match (file.client_certificates, file.client_ca) {
+        (ClientsWord::None, None) => ClientCertificates::None,
+        (ClientsWord::Optional, Some(ca)) => ClientCertificates::Optional { ca },
+        (ClientsWord::Required, Some(ca)) => ClientCertificates::Required { ca },
+        (ClientsWord::None, Some(_)) => {
+            return fault(
+                "tls.client_ca is for client_certificates \"optional\" or \"required\"; say one of them, or leave it out",
+            );
+        }
+        (ClientsWord::Optional, None) => {
+            return fault(
+                "tls.client_certificates is \"optional\", but there is no client_ca; name the PEM file with the roots of the clients' certificates",
+            );
+        }
+        (ClientsWord::Required, None) => {
+            return fault(
+                "tls.client_certificates is \"required\", but there is no client_ca; name the PEM file with the roots of the clients' certificates",
+            );
+        }
+    };
+    Ok(Tls {
+        certificates: file.certificates,
+        clients,
     })
 }
 
@@ -252,5 +335,6 @@ fn backend(
         address: SocketAddr::new(file.address, file.port),
         health: file.health.unwrap_or(health),
         gate: file.gate.over(gate),
+        server_name: file.server_name.unwrap_or_else(|| file.address.to_string()),
     })
 }

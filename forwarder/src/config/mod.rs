@@ -1,12 +1,16 @@
 //! The configuration file: TOML, unknown keys refused, every fault named with what is allowed.
 
 pub(crate) mod check;
+mod connections;
 pub(crate) mod file;
 mod health;
 mod policy;
 
 use std::{net::SocketAddr, path::PathBuf};
 
+pub use connections::{
+    BackendTransport, Certificate, ClientCertificates, Connections, ListenTransport, Listener, Tls,
+};
 pub use file::{ConfigError, api_socket, load, parse};
 pub use health::{Beta, Gate, Health, Heartbeats, Probe};
 pub use policy::{Overload, Policy, Spread, Weights};
@@ -22,6 +26,8 @@ pub struct Config {
     pub heartbeats: Option<Heartbeats>,
     /// Sizes of the tables.
     pub limits: Limits,
+    /// Limits of connections.
+    pub connections: Connections,
     /// The services, in the order of the file.
     pub services: Vec<Service>,
 }
@@ -174,6 +180,19 @@ pub struct Service {
     pub record_route: bool,
     /// Mode `proxy`: the host that stands for the VIP in Via and Record-Route, if not its address.
     pub advertise: Option<String>,
+    /// How messages get to the backends.
+    pub transport: BackendTransport,
+    /// With transport `udp`: do requests over 1,300 bytes go by TCP (RFC 3261 section 18.1.1)?
+    pub large_by_tcp: bool,
+    /// Mode `proxy`: are phones reached by the connection, or through the address translation, by which
+    /// they registered (RFC 3327, RFC 5626)?
+    pub edge: bool,
+    /// With transport `tls`: the PEM file with the roots of the backends' certificates.
+    pub backend_ca: Option<PathBuf>,
+    /// The ports that take connections.
+    pub listeners: Vec<Listener>,
+    /// Certificates of the listeners that need them.
+    pub tls: Option<Tls>,
     /// What new calls are spread by.
     pub key: Key,
     /// What REGISTER requests are spread by.
@@ -199,6 +218,8 @@ pub struct Backend {
     pub health: Health,
     /// The valve on its new calls.
     pub gate: Gate,
+    /// The host name or address in its certificate.
+    pub server_name: String,
 }
 
 /// Largest weight of a backend.

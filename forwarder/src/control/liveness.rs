@@ -6,7 +6,7 @@
 use std::{fmt, time::Duration};
 
 use super::{Now, probing::Answer};
-use crate::config::Heartbeats;
+use crate::config::{BackendTransport, Heartbeats};
 
 /// How long a backend that was not heard yet is waited for after a start, beyond the usual silence:
 /// its agent must find out first that the forwarder is there again.
@@ -65,6 +65,22 @@ pub enum Death {
     NoAnswer(u32),
     /// So many OPTIONS in a row failed, and the network says that nobody listens there.
     Unreachable(u32),
+    /// So many OPTIONS in a row had no answer by this transport.
+    NoAnswerBy(BackendTransport, u32),
+    /// So many connections in a row failed.
+    NoConnection(BackendTransport, u32),
+}
+
+impl Death {
+    /// The same of a backend that was asked by this transport.
+    pub(super) const fn by(self, transport: BackendTransport) -> Self {
+        match (transport, self) {
+            (BackendTransport::Udp, _) => self,
+            (_, Self::NoAnswer(times)) => Self::NoAnswerBy(transport, times),
+            (_, Self::Unreachable(times)) => Self::NoConnection(transport, times),
+            _ => self,
+        }
+    }
 }
 
 impl fmt::Display for Death {
@@ -82,6 +98,17 @@ impl fmt::Display for Death {
             Self::NoAnswer(times) => write!(f, "no answer to OPTIONS, {times} times in a row"),
             Self::Unreachable(times) => {
                 write!(f, "unreachable by OPTIONS, {times} times in a row")
+            }
+            Self::NoAnswerBy(transport, times) => {
+                let transport = transport.name();
+                write!(
+                    f,
+                    "no answer to OPTIONS by {transport}, {times} times in a row"
+                )
+            }
+            Self::NoConnection(transport, times) => {
+                let transport = transport.name();
+                write!(f, "no connection by {transport}, {times} times in a row")
             }
         }
     }

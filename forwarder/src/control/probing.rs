@@ -8,6 +8,15 @@ use crate::config::Probe;
 /// The shortest time between two questions, however many ICMP errors ask for one.
 const SHORTEST: Duration = Duration::from_millis(50);
 
+/// What an OPTIONS request is to find out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Question {
+    /// Whether the backend lives.
+    Life,
+    /// Whether one of its transports works, beside what says that it lives.
+    Transport,
+}
+
 /// What came of an OPTIONS request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {

@@ -6,8 +6,9 @@
 //!
 //! The caller's round: feed; [`tick`](ServiceControl::tick) (after reports only if one
 //! [is waited for](ServiceControl::waits_for_report), else when the deadline comes); send OPTIONS to
-//! [`due_probes`](ServiceControl::due_probes); if the version is another one, publish; sleep until
-//! [`next_deadline`](ServiceControl::next_deadline).
+//! [`due_probes`](ServiceControl::due_probes) and
+//! [`due_transport_probes`](ServiceControl::due_transport_probes); if the version is another one,
+//! publish; sleep until [`next_deadline`](ServiceControl::next_deadline).
 
 mod backend;
 mod change;
@@ -15,6 +16,7 @@ mod judge;
 mod notice;
 mod status;
 mod tables;
+mod transport;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -28,14 +30,14 @@ use thiserror::Error;
 use super::{
     Now,
     homes::{self, Homes, Share},
-    probing::Answer,
+    probing::{Answer, Probing},
     ring, weights,
 };
 pub use super::{
     liveness::{Death, Timing},
     overrides::{Admin, Override, OverrideChange},
 };
-use crate::config::{self, Weights};
+use crate::config::{self, BackendTransport, Weights};
 use backend::{Asking, Backend, Shown, Watch};
 pub use change::{Change, Level};
 pub use status::{Member, Plan, State};
@@ -233,10 +235,15 @@ impl ServiceControl {
             return;
         };
         let drains = report.state == ReportedState::Draining;
+        let was_alive = liveness.is_alive();
         liveness.heartbeat(now, death_of(report.state));
         liveness.note_draining(drains);
+        let returns = liveness.is_alive() && !was_alive;
         let backend = &mut self.backends[index];
         backend.agent_drains = drains;
+        if returns {
+            backend.ask_at_once(now);
+        }
         if let Some(cpu) = report.cpu {
             backend.gate.sample(now, cpu);
             self.move_gate(index);
@@ -281,13 +288,28 @@ impl ServiceControl {
         }
     }
 
-    /// The network said that nobody listens there: a backend without an agent is asked at once. An
-    /// agent sees its proxy's process end by itself.
+    /// What came of asking one of a backend's transports by itself.
+    pub fn transport_answer(&mut self, now: Now, backend: &str, answer: Answer) {
+        let Some(index) = self.find(now, backend) else {
+            return;
+        };
+        let Some(check) = &mut self.backends[index].check else {
+            return;
+        };
+        check.probing.answer(now, answer);
+        if self.judge_answers(now) {
+            self.notice_all();
+        } else {
+            self.notice(index);
+        }
+        self.notice_suspicion(matches!(answer, Answer::Ok | Answer::Full { .. }));
+    }
+
+    /// The network said that nobody listens there: a backend without an agent, or whose transport an
+    /// agent knows nothing of, is asked at once. An agent sees its proxy's process end by itself.
     pub fn unreachable(&mut self, now: Now, backend: &str) {
-        if let Some(index) = self.find(now, backend)
-            && let Watch::Options(probing) = &mut self.backends[index].watch
-        {
-            probing.unreachable(now);
+        if let Some(index) = self.find(now, backend) {
+            self.backends[index].ask_at_once(now);
         }
     }
 
@@ -382,10 +404,8 @@ impl ServiceControl {
                 look
             }
         });
-        let doubts = self.backends.iter().filter_map(|b| match &b.watch {
-            Watch::Options(probing) => probing.judge_due(),
-            _ => None,
-        });
+        let probings = self.backends.iter().flat_map(Backend::probings);
+        let doubts = probings.filter_map(Probing::judge_due);
         probes
             .chain(full)
             .chain(doubts)
@@ -410,6 +430,17 @@ impl ServiceControl {
         self.backends
             .iter_mut()
             .filter_map(|b| b.take_probe(now).then(|| b.name.clone()))
+            .collect()
+    }
+
+    /// Which transports to ask by OPTIONS now, by themselves; each is named once. Answers are told by
+    /// [`transport_answer`](Self::transport_answer), and so are timeouts.
+    pub fn due_transport_probes(&mut self, now: Now) -> Vec<(String, BackendTransport)> {
+        self.now = self.now.max(now);
+        self.backends
+            .iter_mut()
+            .filter_map(|b| Some((b.take_transport_probe(now)?, b)))
+            .map(|(transport, b)| (b.name.clone(), transport))
             .collect()
     }
 

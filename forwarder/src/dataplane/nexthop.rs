@@ -16,7 +16,7 @@ use sip_forwarder_ebpf::abi::{Macs, VlanTags};
 use thiserror::Error;
 use tokio::sync::mpsc;
 
-/// How long changes are gathered before the next hops are looked up anew.
+/// How long changes are gathered before the next ones are told of.
 const GATHER: Duration = Duration::from_millis(20);
 
 /// A fault with finding the way to a backend.
@@ -128,7 +128,8 @@ pub struct Resolver {
     handle: Handle,
 }
 
-/// Tells that routes, neighbours or links changed.
+/// Tells that routes, routing rules, neighbours or links changed: of the first change at once, of those
+/// that follow it closely together.
 pub type Changes = mpsc::Receiver<()>;
 
 impl Resolver {
@@ -138,6 +139,8 @@ impl Resolver {
             MulticastGroup::Link,
             MulticastGroup::Ipv4Route,
             MulticastGroup::Ipv6Route,
+            MulticastGroup::Ipv4Rule,
+            MulticastGroup::Ipv6Rule,
             MulticastGroup::Ipv4Ifaddr,
             MulticastGroup::Ipv6Ifaddr,
             MulticastGroup::Neigh,
@@ -147,12 +150,12 @@ impl Resolver {
         let (sender, changes) = mpsc::channel(1);
         tokio::spawn(async move {
             while messages.next().await.is_some() {
-                tokio::time::sleep(GATHER).await;
                 while messages.next().now_or_never().flatten().is_some() {}
                 // Full means that a change is waiting to be seen already.
                 if let Err(mpsc::error::TrySendError::Closed(())) = sender.try_send(()) {
                     return;
                 }
+                tokio::time::sleep(GATHER).await;
             }
         });
         Ok((Self { handle }, changes))

@@ -37,7 +37,13 @@ pub fn services(
     columns: &mut dyn FnMut(&config::Service) -> Vec<Slot>,
 ) -> Result<(), MapsError> {
     let contents = Contents::of(config, numbering, hash_key);
-    maps.globals.set(0, globals(config, hash_key))?;
+    maps.globals.set(
+        0,
+        Globals {
+            ways: maps.globals.get(0)?.ways,
+            ..globals(config, hash_key)
+        },
+    )?;
     for service in &contents.services {
         let slots = columns(service.service);
         write_ring(maps, service.id, &slots, Some(service.entry()))?;
@@ -109,6 +115,14 @@ pub fn set_alive(maps: &Maps, backend: BackendId, alive: bool) -> Result<(), Map
     }
     entry.flags.0 = flags;
     maps.backends.set(index, entry)
+}
+
+/// Makes the program ask the kernel anew for the way to each client: routes, neighbours or links
+/// changed.
+pub fn forget_ways(maps: &Maps) -> Result<(), MapsError> {
+    let there = maps.globals.get(0)?;
+    let ways = there.ways.wrapping_add(1);
+    maps.globals.set(0, Globals { ways, ..there })
 }
 
 /// Tells the program how to reach a backend, or that there is no way.

@@ -1,4 +1,4 @@
-//! One question, and what comes back.
+//! One question in a datagram, and what comes back.
 
 use std::{
     io::{self, ErrorKind},
@@ -14,6 +14,7 @@ use tokio::{
 use tracing::debug;
 
 use super::{Answer, message::Options};
+use crate::sip::transport::Transport;
 
 /// Longest datagram that is read; a response to OPTIONS is far shorter.
 const DATAGRAM: usize = 4_096;
@@ -61,7 +62,11 @@ impl Line {
 
     async fn ask(&self, timeout: Duration) -> io::Result<Answer> {
         let start = Instant::now();
-        let options = Options::new(self.socket.local_addr()?, self.socket.peer_addr()?);
+        let options = Options::new(
+            Transport::Udp,
+            self.socket.local_addr()?,
+            self.socket.peer_addr()?,
+        );
         // An error that an older ask brought about says nothing about this one.
         self.socket.take_error()?;
         let mut fault = None;

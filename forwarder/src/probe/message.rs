@@ -15,7 +15,10 @@ use rsip::{
 };
 
 use super::Answer;
-use crate::sip::headers::{Name, Sip, StartLine};
+use crate::sip::{
+    headers::{Name, Sip, StartLine},
+    transport::Transport,
+};
 
 const CSEQ: &str = "1 OPTIONS";
 
@@ -27,13 +30,17 @@ pub(super) struct Options {
 }
 
 impl Options {
-    /// From `local` to `backend`. The Request-URI has no user, so that a proxy answers itself (RFC
+    /// From `local` to `backend`, over `transport`. The Request-URI has no user, so that a proxy answers itself (RFC
     /// 3261 section 11). Max-Forwards is the usual 70: at 0 some proxies answer 483 and some not at
     /// all.
-    pub(super) fn new(local: SocketAddr, backend: SocketAddr) -> Self {
+    pub(super) fn new(transport: Transport, local: SocketAddr, backend: SocketAddr) -> Self {
         let (local, backend) = (unscoped(local), unscoped(backend));
         let call_id = format!("{:016x}{:016x}", random(), random());
-        let via = format!("SIP/2.0/UDP {local};branch=z9hG4bK{:016x};rport", random());
+        let via = format!(
+            "SIP/2.0/{} {local};branch=z9hG4bK{:016x};rport",
+            transport.name(),
+            random()
+        );
         let from = format!("<sip:sip-forwarder@{local}>;tag={:016x}", random());
         let headers: Vec<Header> = vec![
             Header::Via(Via::new(via)),
@@ -64,18 +71,19 @@ impl Options {
         &self.bytes
     }
 
-    /// What a datagram answers to this OPTIONS; `None` if it is something else.
-    pub(super) fn answer_in(&self, datagram: &[u8]) -> Option<Answer> {
-        let sip = Sip::cut(datagram)?;
+    /// What a message answers to this OPTIONS; `None` if it is something else.
+    pub(super) fn answer_in(&self, message: &[u8]) -> Option<Answer> {
+        let sip = Sip::cut(message)?;
         let StartLine::Response { code: Some(code) } = sip.start else {
             return None;
         };
-        let first = |name| sip.headers().find(|h| h.name == name).map(|h| h.value);
-        let ours =
-            *first(Name::CallId)? == *self.call_id.as_bytes() && is_cseq(&first(Name::CSeq)?);
+        let ours = *sip.first(Name::CallId)? == *self.call_id.as_bytes()
+            && is_cseq(&sip.first(Name::CSeq)?);
         ours.then(|| match code {
             503 => Answer::Full {
-                retry_after: first(Name::RetryAfter).and_then(|value| delta_seconds(&value)),
+                retry_after: sip
+                    .first(Name::RetryAfter)
+                    .and_then(|value| delta_seconds(&value)),
             },
             _ => Answer::Ok,
         })
@@ -141,6 +149,7 @@ mod tests {
 
     fn options() -> Options {
         Options::new(
+            Transport::Udp,
             "192.0.2.1:40000".parse().unwrap(),
             "192.0.2.2:5060".parse().unwrap(),
         )
@@ -176,13 +185,14 @@ mod tests {
     #[test]
     fn ipv6_stands_in_brackets_and_without_its_zone() {
         let options = Options::new(
+            Transport::Tls,
             "[fe80::1%7]:40000".parse().unwrap(),
             "[2001:db8::2]:5062".parse().unwrap(),
         );
         let text = std::str::from_utf8(options.bytes()).unwrap();
         assert!(
             text.starts_with(
-                "OPTIONS sip:[2001:db8::2]:5062 SIP/2.0\r\nVia: SIP/2.0/UDP [fe80::1]:40000;"
+                "OPTIONS sip:[2001:db8::2]:5062 SIP/2.0\r\nVia: SIP/2.0/TLS [fe80::1]:40000;"
             ),
             "{text}"
         );

@@ -13,7 +13,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Answer, Faults, Probed, Prober};
+use super::{Answer, Faults, Probed, Prober, Question, Subject, Way, conversation};
 
 /// Far more than loopback needs.
 const LONG: Duration = Duration::from_secs(20);
@@ -76,6 +76,15 @@ fn prober() -> (Prober, Receiver<Probed>) {
     (Prober::new(results), outcomes)
 }
 
+fn ask(prober: &mut Prober, address: SocketAddr, timeout: Duration) {
+    let subject = Subject {
+        service: "s".to_owned(),
+        backend: "b".to_owned(),
+        question: Question::Life,
+    };
+    prober.ask(&subject, address, &Way::Udp, timeout);
+}
+
 async fn outcome(outcomes: &mut Receiver<Probed>) -> Answer {
     let probed = timeout(LONG, outcomes.recv()).await.unwrap().unwrap();
     assert_eq!((&*probed.service, &*probed.backend), ("s", "b"));
@@ -85,7 +94,7 @@ async fn outcome(outcomes: &mut Receiver<Probed>) -> Answer {
 /// What an ask brings that is answered by `status` (and more headers).
 async fn answered(backend: &Backend, status: &str) -> Answer {
     let (mut prober, mut outcomes) = prober();
-    prober.ask("s", "b", backend.address(), LONG);
+    ask(&mut prober, backend.address(), LONG);
     backend.answer(&backend.asked().await, status).await;
     let answer = outcome(&mut outcomes).await;
     drop(prober);
@@ -120,7 +129,7 @@ async fn who_says_503_is_full() {
 async fn silence_is_told_after_two_questions() {
     let backend = Backend::new().await;
     let (mut prober, mut outcomes) = prober();
-    prober.ask("s", "b", backend.address(), SHORT);
+    ask(&mut prober, backend.address(), SHORT);
     let first = backend.asked().await;
     let second = backend.asked().await;
     assert_eq!(first.text, second.text, "a retransmission");
@@ -132,7 +141,7 @@ async fn one_lost_datagram_is_no_failure() {
     let backend = Backend::new().await;
     let (mut prober, mut outcomes) = prober();
     // The second question comes after half of this.
-    prober.ask("s", "b", backend.address(), Duration::from_secs(1));
+    ask(&mut prober, backend.address(), Duration::from_secs(1));
     backend.asked().await;
     backend.answer(&backend.asked().await, "200 OK").await;
     assert_eq!(outcome(&mut outcomes).await, Answer::Ok);
@@ -144,7 +153,7 @@ async fn a_closed_port_is_told_by_icmp() {
     let (mut prober, mut outcomes) = prober();
     // If ICMP were not heard, this would be `Silent`.
     for _ in 0..2 {
-        prober.ask("s", "b", gone, LONG);
+        ask(&mut prober, gone, LONG);
         assert_eq!(outcome(&mut outcomes).await, Answer::Unreachable);
     }
 }
@@ -155,10 +164,10 @@ async fn a_backend_that_comes_back_is_heard() {
     let address = backend.address();
     drop(backend);
     let (mut prober, mut outcomes) = prober();
-    prober.ask("s", "b", address, LONG);
+    ask(&mut prober, address, LONG);
     assert_eq!(outcome(&mut outcomes).await, Answer::Unreachable);
     let backend = Backend::at(&address.to_string()).await;
-    prober.ask("s", "b", address, LONG);
+    ask(&mut prober, address, LONG);
     backend.answer(&backend.asked().await, "200 OK").await;
     assert_eq!(outcome(&mut outcomes).await, Answer::Ok);
 }
@@ -169,7 +178,7 @@ async fn a_fault_on_this_side_is_no_answer() {
     // A socket that did not ask for it may not be connected to the broadcast address.
     let nowhere = "255.255.255.255:5060".parse().unwrap();
     for _ in 0..2 {
-        prober.ask("s", "b", nowhere, LONG);
+        ask(&mut prober, nowhere, LONG);
         assert_eq!(outcome(&mut outcomes).await, Answer::NotAsked);
     }
 }
@@ -178,7 +187,7 @@ async fn a_fault_on_this_side_is_no_answer() {
 async fn garbage_and_strangers_are_ignored() {
     let (backend, stranger) = (Backend::new().await, Backend::new().await);
     let (mut prober, mut outcomes) = prober();
-    prober.ask("s", "b", backend.address(), LONG);
+    ask(&mut prober, backend.address(), LONG);
     let asked = backend.asked().await;
     stranger.answer(&asked, "503 From Elsewhere").await;
     for garbage in [
@@ -200,12 +209,12 @@ async fn an_ask_under_way_goes_on() {
     let backend = Backend::new().await;
     let (mut prober, mut outcomes) = prober();
     let timeout = Duration::from_millis(200);
-    prober.ask("s", "b", backend.address(), timeout);
+    ask(&mut prober, backend.address(), timeout);
     let old = backend.asked().await;
     // Whoever asks all the time hears of the silence all the same, and in time.
     let start = Instant::now();
     let answer = loop {
-        prober.ask("s", "b", backend.address(), timeout);
+        ask(&mut prober, backend.address(), timeout);
         let next = tokio::time::timeout(Duration::from_millis(10), outcomes.recv());
         if let Ok(probed) = next.await {
             break probed.unwrap().answer;
@@ -215,8 +224,8 @@ async fn an_ask_under_way_goes_on() {
     assert_eq!(answer, Answer::Silent);
     let repeated = backend.asked().await;
     assert_eq!(old.text, repeated.text, "the repetition, and no other ask");
-    prober.ask("s", "b", backend.address(), LONG);
-    prober.ask("s", "b", backend.address(), LONG);
+    ask(&mut prober, backend.address(), LONG);
+    ask(&mut prober, backend.address(), LONG);
     let new = backend.asked().await;
     assert_ne!(old.text, new.text);
     backend.answer(&new, "200 OK").await;
@@ -229,7 +238,10 @@ async fn an_ask_under_way_goes_on() {
 fn the_networks_word_and_our_own_faults_are_told_apart() {
     let faults = Faults::default();
     let address = "192.0.2.1:5060".parse().unwrap();
-    let answer = |code| faults.answer(address, &io::Error::from_raw_os_error(code));
+    let answer = |code| {
+        let error = io::Error::from_raw_os_error(code);
+        faults.answer(address, &error, conversation::says_unreachable(&error))
+    };
     for code in [libc::ECONNREFUSED, libc::EHOSTUNREACH] {
         assert_eq!(answer(code), Answer::Unreachable, "{code}");
     }
@@ -256,9 +268,9 @@ fn the_networks_word_and_our_own_faults_are_told_apart() {
 async fn a_new_address_is_asked_at_once() {
     let (old, new) = (Backend::new().await, Backend::new().await);
     let (mut prober, mut outcomes) = prober();
-    prober.ask("s", "b", old.address(), LONG);
+    ask(&mut prober, old.address(), LONG);
     old.asked().await;
-    prober.ask("s", "b", new.address(), LONG);
+    ask(&mut prober, new.address(), LONG);
     new.answer(&new.asked().await, "200 OK").await;
     assert_eq!(outcome(&mut outcomes).await, Answer::Ok);
 }
@@ -267,7 +279,7 @@ async fn a_new_address_is_asked_at_once() {
 async fn who_is_forgotten_is_not_told_of() {
     let backend = Backend::new().await;
     let (mut prober, mut outcomes) = prober();
-    prober.ask("s", "b", backend.address(), LONG);
+    ask(&mut prober, backend.address(), LONG);
     backend.asked().await;
     prober.forget("s", "b");
     prober.forget("s", "never known");
@@ -279,7 +291,7 @@ async fn who_is_forgotten_is_not_told_of() {
 async fn ipv6_works_alike() {
     let backend = Backend::at("[::1]:0").await;
     let (mut prober, mut outcomes) = prober();
-    prober.ask("s", "b", backend.address(), LONG);
+    ask(&mut prober, backend.address(), LONG);
     let asked = backend.asked().await;
     let via = format!("\r\nVia: SIP/2.0/UDP {};branch=z9hG4bK", asked.from);
     assert!(asked.text.contains(&via), "{}", asked.text);

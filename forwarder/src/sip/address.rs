@@ -3,11 +3,16 @@
 use std::ops::Range;
 
 use sip_forwarder_ebpf::scan::DEFAULT_PORT;
+use smallvec::SmallVec;
 
 use super::headers::{find, is_blank, trim};
 
 /// Where a host lies in the bytes it was found in, and the port that belongs to it.
 pub type HostPort = (Range<usize>, u16);
+
+/// A short text that is made for a message. Nothing is allocated for one of usual length: the longest
+/// name a host can have is 253 bytes (RFC 1035 section 2.3.4).
+pub type Text = SmallVec<[u8; 256]>;
 
 /// The bytes of a value that lie outside quoted strings, with their offsets. A quote that is never
 /// closed is a byte like any other, and so is every quote behind it.
@@ -146,7 +151,7 @@ pub fn tag(value: &[u8]) -> Option<&[u8]> {
 /// host of a SIP URI, with the host in lower case and without port and parameters; of any other URI
 /// all before its parameters, in lower case.
 #[must_use]
-pub fn address_of_record(value: &[u8]) -> Vec<u8> {
+pub fn address_of_record(value: &[u8]) -> Text {
     let uri = match unquoted(value).find(|&(_, byte)| byte == b'<') {
         Some((open, _)) => {
             let rest = &value[open + 1..];
@@ -156,12 +161,20 @@ pub fn address_of_record(value: &[u8]) -> Vec<u8> {
     };
     let Some((host, _)) = uri_host(uri) else {
         let end = uri.iter().position(|&b| b == b';').unwrap_or(uri.len());
-        return trim(&uri[..end]).to_ascii_lowercase();
+        return lower_case(trim(&uri[..end]));
     };
-    let mut record = user(uri).to_vec();
+    let mut record = Text::from_slice(user(uri));
     record.push(b'@');
-    record.extend(uri[host].to_ascii_lowercase());
+    record.extend_from_slice(&lower_case(&uri[host]));
     record
+}
+
+/// A copy in lower case.
+#[must_use]
+pub fn lower_case(text: &[u8]) -> Text {
+    let mut copy = Text::from_slice(text);
+    copy.make_ascii_lowercase();
+    copy
 }
 
 /// The user part of a URI, without password and without the parameters a telephone number may have.

@@ -19,14 +19,107 @@ pub enum StartLine<'a> {
     },
 }
 
-/// A message cut into its start line and the bytes behind it.
-#[derive(Clone, Copy, Debug)]
+/// A message cut into its start line and its headers.
+#[derive(Clone, Debug)]
 pub struct Sip<'a> {
     /// The start line.
     pub start: StartLine<'a>,
     bytes: &'a [u8],
     /// Offset of the first header.
     headers: usize,
+    index: Index,
+}
+
+/// Where the headers lie that somebody here asks for, found in one pass.
+#[derive(Clone, Debug)]
+pub struct Index {
+    named: [Named; Name::COUNT],
+    /// Offset of what stands behind the last header.
+    end: u32,
+    /// Goes one of them over more than one line?
+    folded: bool,
+}
+
+/// The headers of one name in a message. Offsets in half the usual size: a message is moved about.
+#[derive(Clone, Copy, Debug)]
+pub struct Named {
+    count: u32,
+    begin: u32,
+    value: (u32, u32),
+    folded: bool,
+}
+
+impl Index {
+    fn of(mut lines: Lines<'_>) -> Self {
+        let mut index = Self {
+            named: [Named::NONE; Name::COUNT],
+            end: 0,
+            folded: false,
+        };
+        for line in lines.by_ref() {
+            if let Some(named) = index.named.get_mut(line.name as usize) {
+                index.folded |= line.folded;
+                named.note(&line);
+            }
+        }
+        index.end = lines.offset() as u32;
+        index
+    }
+
+    /// The headers of a name other than [`Name::Other`].
+    #[must_use]
+    pub fn named(&self, name: Name) -> &Named {
+        self.named.get(name as usize).unwrap_or(&Named::NONE)
+    }
+
+    /// Offset of what stands behind the last header: of the empty line.
+    #[must_use]
+    pub const fn end(&self) -> usize {
+        self.end as usize
+    }
+
+    /// Goes one of them over more than one line?
+    #[must_use]
+    pub const fn is_folded(&self) -> bool {
+        self.folded
+    }
+}
+
+impl Named {
+    const NONE: Self = Self {
+        count: 0,
+        begin: 0,
+        value: (0, 0),
+        folded: false,
+    };
+
+    /// How many there are.
+    #[must_use]
+    pub const fn count(&self) -> usize {
+        self.count as usize
+    }
+
+    /// Offset of the first one, 0 if there is none.
+    #[must_use]
+    pub const fn begin(&self) -> usize {
+        self.begin as usize
+    }
+
+    /// What stands behind the first one's colon, without the last line ending. Folds are still in it.
+    #[must_use]
+    pub fn value(&self) -> Option<Range<usize>> {
+        let (begin, end) = self.value;
+        (self.count > 0).then_some(begin as usize..end as usize)
+    }
+
+    const fn note(&mut self, line: &Line) {
+        if self.count == 0 {
+            self.begin = line.whole.start as u32;
+            self.value = (line.value.start as u32, line.value.end as u32);
+            self.folded = line.folded;
+        }
+        self.count += 1;
+    }
 }
 
 /// Methods by which a datagram is known for SIP, whatever else its start line holds: the fast path
@@ -51,10 +144,11 @@ const METHODS: [&[u8]; 14] = [
 const VERSION: &[u8] = b"SIP/2.0";
 
 impl<'a> Sip<'a> {
-    /// Cuts a datagram; `None` if it does not start as SIP does. Line ends before the start line
-    /// are skipped (RFC 3261 section 7.5).
+    /// Cuts a message; `None` if it does not start as SIP does, or is longer than 4 GiB. Line ends
+    /// before the start line are skipped (RFC 3261 section 7.5).
     #[must_use]
     pub fn cut(datagram: &'a [u8]) -> Option<Self> {
+        u32::try_from(datagram.len()).ok()?;
         let begin = datagram.iter().position(|&b| !matches!(b, b'\r' | b'\n'))?;
         let (line, mut headers) = cut_line(&datagram[begin..]);
         let start = start_line(line)?;
@@ -62,10 +156,12 @@ impl<'a> Sip<'a> {
         while headers.first().copied().is_some_and(is_blank) {
             headers = cut_line(headers).1;
         }
+        let headers = datagram.len() - headers.len();
         Some(Self {
             start,
             bytes: datagram,
-            headers: datagram.len() - headers.len(),
+            headers,
+            index: Index::of(Lines::starting(datagram, headers)),
         })
     }
 
@@ -73,6 +169,29 @@ impl<'a> Sip<'a> {
     #[must_use]
     pub const fn bytes(&self) -> &'a [u8] {
         self.bytes
+    }
+
+    /// Where the headers lie that somebody here asks for.
+    #[must_use]
+    pub const fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// The value of the first header of a name, unfolded, without blanks around it.
+    #[must_use]
+    pub fn first(&self, name: Name) -> Option<Cow<'a, [u8]>> {
+        let named = self.index.named(name);
+        Some(value(&self.bytes[named.value()?], named.folded))
+    }
+
+    /// The values of all headers of a name, in order, each as [`Sip::first`] has it.
+    pub fn all(&self, name: Name) -> impl Iterator<Item = Cow<'a, [u8]>> {
+        let named = self.index.named(name);
+        let bytes = self.bytes;
+        Lines::starting(bytes, named.begin())
+            .filter(move |line| line.name == name)
+            .take(named.count())
+            .map(|line| value(&bytes[line.value], line.folded))
     }
 
     /// The headers, in order.
@@ -119,10 +238,13 @@ fn status_code(text: &[u8]) -> Option<u16> {
 
 /// Is this a token (RFC 3261 section 25.1)?
 fn is_token(bytes: &[u8]) -> bool {
-    !bytes.is_empty()
-        && bytes
-            .iter()
-            .all(|b| b.is_ascii_alphanumeric() || b"-.!%*_+`'~".contains(b))
+    !bytes.is_empty() && bytes.iter().copied().all(is_token_byte)
+}
+
+/// May `byte` stand in a token (RFC 3261 section 25.1)?
+#[must_use]
+pub fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-.!%*_+`'~".contains(&byte)
 }
 
 /// Is `byte` a blank (SP or HT)?
@@ -215,6 +337,14 @@ pub struct Line {
     pub folded: bool,
 }
 
+impl Line {
+    /// Its name as it is written in `bytes`, the message, without blanks around it.
+    #[must_use]
+    pub fn written<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        trim(&bytes[self.whole.start..self.value.start - 1])
+    }
+}
+
 /// One header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header<'a> {
@@ -245,11 +375,14 @@ pub enum Name {
     MaxForwards,
     /// `Proxy-Require`.
     ProxyRequire,
-    /// Any other.
+    /// Any other. Stands last: the others are counted.
     Other,
 }
 
 impl Name {
+    /// How many there are but [`Name::Other`].
+    const COUNT: usize = Self::Other as usize;
+
     fn of(text: &[u8]) -> Self {
         let is = |name: &[u8]| text.eq_ignore_ascii_case(name);
         match text.len() {
@@ -290,7 +423,7 @@ impl Iterator for Lines<'_> {
                 folded = true;
             }
             self.at = self.bytes.len() - rest.len();
-            if let Some(colon) = line.iter().position(|&b| b == b':') {
+            if let Some(colon) = find(line, b':') {
                 return Some(Line {
                     name: Name::of(trim(&line[..colon])),
                     whole: begin..self.at,
@@ -312,13 +445,17 @@ impl<'a> Iterator for Headers<'a> {
             folded,
             ..
         } = self.lines.next()?;
-        let text = &self.lines.bytes[value];
-        let value = if folded {
-            unfold(text)
-        } else {
-            Cow::Borrowed(trim(text))
-        };
+        let value = self::value(&self.lines.bytes[value], folded);
         Some(Header { name, value })
+    }
+}
+
+/// What a header says: `text` unfolded, without blanks around it.
+fn value(text: &[u8], folded: bool) -> Cow<'_, [u8]> {
+    if folded {
+        unfold(text)
+    } else {
+        Cow::Borrowed(trim(text))
     }
 }
 

@@ -2,10 +2,12 @@
 
 pub mod address;
 pub mod answer;
+pub mod framing;
 pub mod headers;
 pub mod proxy;
 pub mod reader;
 pub mod stun;
+pub mod transport;
 
 #[cfg(test)]
 mod parity;

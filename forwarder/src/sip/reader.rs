@@ -44,57 +44,25 @@ pub struct Reading<'a> {
 /// Reads a datagram.
 pub fn read(datagram: &[u8]) -> Result<Reading<'_>, ReadError> {
     let sip = Sip::cut(datagram).ok_or(ReadError::NotSip)?;
-    let tops = Tops::of(&sip);
-    let call_id = tops
-        .call_id
+    let call_id = sip
+        .first(Name::CallId)
         .filter(|id| !id.is_empty())
         .ok_or(ReadError::NoCallId)?;
-    let role = role(sip.start, tops.to.as_deref());
+    let to = sip.first(Name::To);
+    let role = role(sip.start, to.as_deref());
     let host = match role {
-        Role::Response => tops.via.and_then(|via| within(via, address::sent_by)),
-        Role::InDialog => tops.route.and_then(|r| within(r, address::route_host)),
+        Role::Response => within(sip.first(Name::Via), address::sent_by),
+        Role::InDialog => within(sip.first(Name::Route), address::route_host),
         _ => None,
     };
     Ok(Reading {
-        sip,
         role,
         call_id,
         host,
-        to: tops.to.unwrap_or_default(),
-        from: tops.from.unwrap_or_default(),
+        to: to.unwrap_or_default(),
+        from: sip.first(Name::From).unwrap_or_default(),
+        sip,
     })
-}
-
-/// The first header of each kind that matters.
-#[derive(Default)]
-struct Tops<'a> {
-    call_id: Option<Cow<'a, [u8]>>,
-    to: Option<Cow<'a, [u8]>>,
-    from: Option<Cow<'a, [u8]>>,
-    via: Option<Cow<'a, [u8]>>,
-    route: Option<Cow<'a, [u8]>>,
-}
-
-impl<'a> Tops<'a> {
-    fn of(sip: &Sip<'a>) -> Self {
-        let mut tops = Self::default();
-        for header in sip.headers() {
-            let top = match header.name {
-                Name::CallId => &mut tops.call_id,
-                Name::To => &mut tops.to,
-                Name::From => &mut tops.from,
-                Name::Via => &mut tops.via,
-                Name::Route => &mut tops.route,
-                Name::CSeq
-                | Name::RetryAfter
-                | Name::MaxForwards
-                | Name::ProxyRequire
-                | Name::Other => continue,
-            };
-            top.get_or_insert(header.value);
-        }
-        tops
-    }
 }
 
 fn role(start: StartLine<'_>, to: Option<&[u8]>) -> Role {
@@ -112,14 +80,17 @@ fn role(start: StartLine<'_>, to: Option<&[u8]>) -> Role {
 
 /// The host that `find` finds in a value, cut out of it.
 fn within(
-    value: Cow<'_, [u8]>,
+    value: Option<Cow<'_, [u8]>>,
     find: impl Fn(&[u8]) -> Option<HostPort>,
 ) -> Option<(Cow<'_, [u8]>, u16)> {
+    let value = value?;
     let (host, port) = find(&value)?;
     Some((cut(value, host), port))
 }
 
-fn cut(value: Cow<'_, [u8]>, range: Range<usize>) -> Cow<'_, [u8]> {
+/// A part of a value; copied only if the value is a copy itself.
+#[must_use]
+pub fn cut(value: Cow<'_, [u8]>, range: Range<usize>) -> Cow<'_, [u8]> {
     match value {
         Cow::Borrowed(bytes) => Cow::Borrowed(&bytes[range]),
         Cow::Owned(bytes) => Cow::Owned(bytes[range].to_vec()),

@@ -3,6 +3,7 @@
 mod calls;
 pub mod counters;
 mod errors;
+pub mod flows;
 pub mod memory;
 mod name;
 mod options;

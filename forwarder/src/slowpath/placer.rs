@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    io::Write as _,
     net::SocketAddr,
     sync::{
         Arc, OnceLock,
@@ -28,7 +29,10 @@ use super::{
     placement::{Message, Placed, Placement, Starting, Tables},
     store::Store,
 };
-use crate::{config::Overload, sip::address};
+use crate::{
+    config::Overload,
+    sip::address::{self, Text},
+};
 
 /// What the workers must know of a service beyond the maps.
 #[derive(Clone, Debug, Default)]
@@ -369,7 +373,7 @@ fn refusal(message: &Message<'_>, manners: Option<&Manners>) -> Placed {
 /// A host's text as the sent-by map knows it: lower case, and an IPv6 address in its one canonical
 /// form (RFC 5952) whatever way it was written.
 #[must_use]
-pub fn canonical(host: &[u8]) -> Vec<u8> {
+pub fn canonical(host: &[u8]) -> Text {
     let inner = host.strip_prefix(b"[").and_then(|h| h.strip_suffix(b"]"));
     let address = inner.and_then(|text| {
         std::str::from_utf8(text)
@@ -377,10 +381,13 @@ pub fn canonical(host: &[u8]) -> Vec<u8> {
             .parse::<std::net::Ipv6Addr>()
             .ok()
     });
-    match address {
-        Some(address) => format!("[{address}]").into_bytes(),
-        None => host.to_ascii_lowercase(),
-    }
+    let Some(address) = address else {
+        return address::lower_case(host);
+    };
+    let mut text = Text::new();
+    // Memory takes everything.
+    drop(write!(text, "[{address}]"));
+    text
 }
 
 /// Seconds of the monotonic clock, as the program reads it.

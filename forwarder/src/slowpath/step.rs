@@ -45,6 +45,10 @@ pub fn step(
 }
 
 /// A datagram, once everything is dealt with that is no message for a backend.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one at a time, on the stack; a box would be an allocation for each message"
+)]
 pub(super) enum Special<'a> {
     /// It was: this is what becomes of it.
     Done(Step, Verdict),

@@ -1,6 +1,7 @@
 //! The workers: one pinned thread per core, each with its own socket for every VIP.
 
 use std::{
+    collections::HashMap,
     fmt,
     io::{self, PipeReader, PipeWriter},
     iter,
@@ -16,8 +17,10 @@ use sip_forwarder_ebpf::{abi::ServiceId, verdict::Verdict};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{
-    errors, options,
-    patched::{Patched, Pieces},
+    errors,
+    flows::{Flows, Outbound, Sender},
+    options,
+    patched::{Leaving, Patched},
     placement::Tables,
     proxying::{Proxied, ProxyStep},
     receive::{BATCH, Batch},
@@ -27,6 +30,7 @@ use super::{
 use crate::sip::{
     answer::Answer,
     proxy::{Patch, Proxy},
+    transport::Flow,
 };
 
 /// Time between two lines of log about failures of one worker.
@@ -72,6 +76,8 @@ pub enum WorkerError {
 /// The running workers. Dropped without [`Workers::stop`], they stop by themselves, unawaited.
 pub struct Workers {
     threads: Vec<JoinHandle<()>>,
+    /// Of each worker: the sockets it sends from, by service.
+    sockets: Vec<HashMap<ServiceId, Socket>>,
     /// The workers wait for its end.
     stop: PipeWriter,
 }
@@ -110,15 +116,21 @@ impl Workers {
     pub fn start(
         vips: &[Listen],
         threads: usize,
-        tables: Arc<dyn Tables>,
+        tables: &Arc<dyn Tables>,
+        flows: &Arc<dyn Flows>,
     ) -> Result<Self, WorkerError> {
         let (end, stop) = io::pipe().map_err(WorkerError::Stop)?;
-        let workers = iter::repeat_n(tables, threads.max(1))
-            .map(|tables| Worker::new(vips, &end, tables))
+        let workers = (0..threads.max(1))
+            .map(|number| Worker::new(number, vips, &end, (Arc::clone(tables), Arc::clone(flows))))
             .collect::<Result<Vec<_>, _>>()?;
+        let sockets = workers
+            .iter()
+            .map(Worker::sockets)
+            .collect::<Result<_, _>>()?;
         let cores = core_affinity::get_core_ids().unwrap_or_default();
         let mut running = Self {
             threads: Vec::new(),
+            sockets,
             stop,
         };
         for (number, worker) in workers.into_iter().enumerate() {
@@ -130,6 +142,12 @@ impl Workers {
             running.threads.push(thread);
         }
         Ok(running)
+    }
+
+    /// Of each worker, the sockets of all VIPs, to send from beside it.
+    #[must_use]
+    pub fn take_sockets(&mut self) -> Vec<HashMap<ServiceId, Socket>> {
+        std::mem::take(&mut self.sockets)
     }
 
     /// Stops the workers and waits for their end.
@@ -211,6 +229,8 @@ fn advice(bind: &io::Error) -> &'static str {
 
 /// What one thread owns.
 struct Worker {
+    number: usize,
+    flows: Arc<dyn Flows>,
     vips: Vec<Vip>,
     end: PipeReader,
     transparent: Transparent,
@@ -218,17 +238,20 @@ struct Worker {
     outgoing: Vec<Outgoing>,
     patched: Vec<Patched>,
     patches: Vec<Patch>,
-    pieces: Pieces,
+    leaving: Leaving,
     log: Pause,
 }
 
 impl Worker {
     fn new(
+        number: usize,
         vips: &[Listen],
         end: &PipeReader,
-        tables: Arc<dyn Tables>,
+        (tables, flows): (Arc<dyn Tables>, Arc<dyn Flows>),
     ) -> Result<Self, WorkerError> {
         Ok(Self {
+            number,
+            flows,
             transparent: Transparent::open(
                 vips.iter()
                     .filter(|listen| matches!(listen.manner, Manner::Transparent))
@@ -240,9 +263,24 @@ impl Worker {
             outgoing: Vec::with_capacity(BATCH),
             patched: Vec::with_capacity(BATCH),
             patches: iter::repeat_with(Patch::default).take(BATCH).collect(),
-            pieces: Pieces::default(),
+            leaving: Leaving::default(),
             log: Pause::default(),
         })
+    }
+
+    /// The sockets it sends from, once more.
+    fn sockets(&self) -> Result<HashMap<ServiceId, Socket>, WorkerError> {
+        let again = |vip: &Vip| {
+            let socket = vip
+                .socket
+                .try_clone()
+                .map_err(|source| WorkerError::Socket {
+                    vip: vip.address,
+                    source,
+                })?;
+            Ok((vip.service, socket))
+        };
+        self.vips.iter().map(again).collect()
     }
 
     fn run(mut self, core: Option<CoreId>) {
@@ -348,32 +386,52 @@ impl Worker {
     /// A batch of a service in mode `proxy`.
     fn serve_proxy(&mut self, vip: &Vip, proxy: &Proxy, batch: &Batch, count: usize) {
         let tables = Arc::clone(&self.tables);
+        let flows = Arc::clone(&self.flows);
         let proxied = Proxied {
             service: vip.service,
             proxy,
             tables: &*tables,
+            flows: &*flows,
             now: unix_seconds(),
         };
         for slot in 0..count {
             let Some(sender) = batch.client(slot) else {
                 continue;
             };
+            let sender = Sender {
+                flow: Flow::udp(sender),
+                is_backend: tables.is_backend(vip.service, sender),
+            };
             let patch = &mut self.patches[slot];
             let (step, verdict) = proxied.step(batch.datagram(slot), sender, patch);
             match step {
-                ProxyStep::Forward { to } => self.patched.push(Patched { to, slot, verdict }),
+                ProxyStep::Forward(next) => {
+                    if let Some(to) = next.by_datagram() {
+                        self.patched.push(Patched { to, slot, verdict });
+                    } else {
+                        let message = Outbound {
+                            service: vip.service,
+                            sender,
+                            next,
+                            bytes: patch.to_vec(batch.datagram(slot)).into(),
+                            verdict,
+                            since: Instant::now(),
+                        };
+                        flows.send(self.number, message);
+                    }
+                }
                 ProxyStep::Reply(answer) => self.reply(vip, &answer, verdict),
                 ProxyStep::Absorb => tables.count(verdict),
             }
         }
         let Self {
-            pieces,
+            leaving,
             patched,
             patches,
             log,
             ..
         } = self;
-        pieces.send(
+        leaving.send(
             &vip.socket,
             patched,
             patches,
@@ -429,7 +487,7 @@ impl Worker {
 }
 
 /// Seconds since 1970.
-fn unix_seconds() -> u64 {
+pub(crate) fn unix_seconds() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())

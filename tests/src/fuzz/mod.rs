@@ -1,6 +1,7 @@
 //! What fuzzing holds true. `cargo xtask fuzz` feeds these functions with bytes that coverage guides; the
 //! test `fuzz_seeds` feeds them the seeds and all torture messages, without a fuzzer.
 
+mod framing;
 mod heartbeat;
 mod proxy;
 mod step;
@@ -15,6 +16,7 @@ use sip_forwarder::sip::{
 
 use crate::parity::agree;
 
+pub use framing::framing;
 pub use heartbeat::heartbeat;
 pub use proxy::{proxied, proxy};
 pub use step::step;
@@ -23,11 +25,12 @@ pub use step::step;
 pub type Target = fn(&[u8]);
 
 /// All of them, by name.
-pub const TARGETS: [(&str, Target); 5] = [
+pub const TARGETS: [(&str, Target); 6] = [
     ("scan", scan),
     ("reader", reader),
     ("step", step),
     ("proxy", proxy),
+    ("framing", framing),
     ("heartbeat", heartbeat),
 ];
 

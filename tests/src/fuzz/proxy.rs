@@ -7,8 +7,12 @@ use sip_forwarder::{
         headers::{Name, Sip, StartLine},
         proxy::{Patch, Proxy, Settings},
         reader,
+        transport::Flow,
     },
-    slowpath::proxying::{Proxied, ProxyStep},
+    slowpath::{
+        flows::{Next, Sender, Unconnected},
+        proxying::{Proxied, ProxyStep},
+    },
 };
 use sip_forwarder_ebpf::{
     rule::Role,
@@ -53,7 +57,7 @@ fn one(data: &[u8], sender: SocketAddr, mood: Mood, record_route: bool) {
     let (what, verdict) = step(data, sender, mood, record_route, &mut patch);
     let outcome = verdict.entry().outcome;
     let to = match what {
-        ProxyStep::Forward { to } => to,
+        ProxyStep::Forward(next) => address(next),
         ProxyStep::Reply(answer) => {
             assert_eq!(outcome, Outcome::Answered, "{verdict:?}");
             assert_eq!(answer.to.ip(), sender.ip(), "answered somebody else");
@@ -102,9 +106,22 @@ fn step(
         service: SERVICE,
         proxy: &proxies[usize::from(record_route)],
         tables: &Memory(mood),
+        flows: &Unconnected,
         now: NOW,
     }
-    .step(data, sender, patch)
+    .step(data, by_datagram(sender), patch)
+}
+
+fn by_datagram(sender: SocketAddr) -> Sender {
+    Sender {
+        flow: Flow::udp(sender),
+        is_backend: sender == BACKEND,
+    }
+}
+
+/// Where a message goes for which there are no connections.
+fn address(next: Next) -> SocketAddr {
+    next.by_datagram().expect("there are no connections")
 }
 
 /// A response to what was sent on.
@@ -131,15 +148,17 @@ fn way_back(sent: &[u8], from: SocketAddr, asked: SocketAddr, record_route: bool
             ..Settings::new(VIP, [1, 2])
         }),
         tables: &Memory(Mood::Open),
+        flows: &Unconnected,
         now: NOW,
     }
-    .step(&response, from, &mut Patch::default());
+    .step(&response, by_datagram(from), &mut Patch::default());
     nowhere(foreign.0, "another cluster's cookie");
 
     let (what, verdict) = back(&response, from);
-    let ProxyStep::Forward { to } = what else {
+    let ProxyStep::Forward(next) = what else {
         panic!("the response came to {verdict:?}: {}", text());
     };
+    let to = address(next);
     assert_eq!(verdict, Verdict::ReturnedResponse);
     assert_eq!(to.ip(), asked.ip(), "the response went elsewhere");
     let mut left = Vec::new();
@@ -192,7 +211,10 @@ mod tests {
             (spiral, BACKEND, BACKEND, Verdict::ForwardedHome),
         ] {
             let done = step(seed, sender, Mood::Open, true, &mut Patch::default());
-            assert_eq!(done, (ProxyStep::Forward { to }, verdict), "{sender}");
+            let ProxyStep::Forward(next) = done.0 else {
+                panic!("{sender}: {done:?}");
+            };
+            assert_eq!((address(next), done.1), (to, verdict), "{sender}");
         }
     }
 

@@ -5,14 +5,16 @@
 //! | client | `to-client` | `client` | 10.210.0.0/24 | `fd00:210::/64` |
 //! | proxy N | `to-pN` | `pN` | 10.210.N.0/24 | `fd00:210:N::/64` |
 //! | callee, if there is one | `to-callee` | `callee` | 10.210.254.0/24 | `fd00:210:fe::/64` |
+//! | phone, if there is one | none: `inside` at the client | `phone` | 192.168.77.0/24 | none |
 //!
+//! The phone is in a household's network behind the client, which translates addresses (see [`super::nat`]).
 //! The forwarder is `.1` and `::1` on every link, the other end `.2` and `::2`. The VIP is on the forwarder's `lo`.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-use super::{MAX_PROXIES, namespace};
+use super::{MAX_PROXIES, namespace, nat};
 
 /// One machine of the lab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,6 +27,8 @@ pub enum Host {
     Proxy(u8),
     /// Where calls end that the proxies relay, on a link of its own: it outlives every proxy.
     Callee,
+    /// A phone at home: behind the client, which translates its address.
+    Phone,
 }
 
 /// Which hosts a lab has besides client and forwarder.
@@ -34,6 +38,8 @@ pub(super) struct Plan {
     pub(super) proxies: u8,
     /// Whether there is a callee.
     pub(super) callee: bool,
+    /// Whether there is a phone behind the client.
+    pub(super) phone: bool,
 }
 
 /// The address of the loopback that stands for one of the lab's IPv4 addresses.
@@ -70,6 +76,7 @@ impl fmt::Display for Host {
             Self::Forwarder => f.write_str("fwd"),
             Self::Proxy(n) => write!(f, "p{n}"),
             Self::Callee => f.write_str("callee"),
+            Self::Phone => f.write_str("phone"),
         }
     }
 }
@@ -82,26 +89,30 @@ impl FromStr for Host {
             "client" => Ok(Self::Client),
             "fwd" => Ok(Self::Forwarder),
             "callee" => Ok(Self::Callee),
+            "phone" => Ok(Self::Phone),
             _ => text
                 .strip_prefix('p')
                 .and_then(|n| n.parse().ok())
                 .filter(|n| (1..=MAX_PROXIES).contains(n))
                 .map(Self::Proxy)
                 .ok_or_else(|| {
-                    anyhow::anyhow!("`{text}` is no host: say client, fwd, p1, p2 … or callee")
+                    anyhow::anyhow!(
+                        "`{text}` is no host: say client, fwd, p1, p2 …, callee or phone"
+                    )
                 }),
         }
     }
 }
 
 impl Host {
-    /// The number of the host's link, 0 for the client; the forwarder has all of them.
+    /// The number of the host's link, 0 for the client; the forwarder has all of them, the phone none.
     fn link(self) -> Option<u8> {
         match self {
             Self::Client => Some(0),
             Self::Forwarder => None,
             Self::Proxy(n) => Some(n),
             Self::Callee => Some(CALLEE_LINK),
+            Self::Phone => None,
         }
     }
 
@@ -117,9 +128,12 @@ impl Host {
         self.link().map(|_| format!("to-{self}"))
     }
 
-    /// The host's address. The forwarder's is the one that the client sees.
+    /// The host's address. The forwarder's is the one that the client sees. The phone has IPv4 alone.
     #[must_use]
     pub fn address(self, family: Family) -> IpAddr {
+        if self == Self::Phone {
+            return nat::PHONE.into();
+        }
         self.link()
             .map_or_else(|| address(family, 0, 1), |link| address(family, link, 2))
     }
@@ -170,38 +184,48 @@ fn mac_text(mac: Mac) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-/// Client, forwarder, proxies, callee.
+/// Client, forwarder, proxies, callee, phone.
 pub(super) fn hosts(plan: Plan) -> impl Iterator<Item = Host> {
     [Host::Client, Host::Forwarder]
         .into_iter()
         .chain((1..=plan.proxies).map(Host::Proxy))
         .chain(plan.callee.then_some(Host::Callee))
+        .chain(plan.phone.then_some(Host::Phone))
+}
+
+/// Those with a link of their own to the forwarder.
+fn linked(plan: Plan) -> impl Iterator<Item = Host> {
+    hosts(plan).filter(|host| host.link().is_some())
 }
 
 /// `ip` lines, for the root namespace, that make the veth pairs inside the namespaces.
 pub(super) fn links(id: &str, plan: Plan) -> Vec<String> {
     let forwarder = namespace::name(id, Host::Forwarder);
-    hosts(plan)
-        .filter(|host| *host != Host::Forwarder)
-        .map(|host| {
-            format!(
-                "link add to-{host} address {near} netns {forwarder} type veth \
+    let links = linked(plan).map(|host| {
+        format!(
+            "link add to-{host} address {near} netns {forwarder} type veth \
                  peer name {host} address {far} netns {there}",
-                near = mac_text(host.forwarder_mac()),
-                far = mac_text(host.mac()),
-                there = namespace::name(id, host),
-            )
-        })
-        .collect()
+            near = mac_text(host.forwarder_mac()),
+            far = mac_text(host.mac()),
+            there = namespace::name(id, host),
+        )
+    });
+    links.chain(plan.phone.then(|| nat::link(id))).collect()
 }
 
 /// `ip` lines, for the host's own namespace, that give it addresses, neighbours and routes.
 pub(super) fn addresses(host: Host, plan: Plan) -> Vec<String> {
     let mut lines = vec!["link set lo up".to_owned()];
+    if plan.phone {
+        lines.extend(nat::addresses(host));
+    }
+    if host.link().is_none() && host != Host::Forwarder {
+        return lines;
+    }
     if host == Host::Forwarder {
         lines.push(format!("address add {}/32 dev lo", vip(Family::V4)));
         lines.push(format!("address add {}/128 dev lo nodad", vip(Family::V6)));
-        for other in hosts(plan).filter(|other| *other != Host::Forwarder) {
+        for other in linked(plan) {
             let end = End {
                 device: format!("to-{other}"),
                 own: |family| other.gateway(family),
@@ -255,7 +279,7 @@ impl<Own: Fn(Family) -> IpAddr, Peer: Fn(Family) -> IpAddr> End<Own, Peer> {
 }
 
 /// Settings under `/proc/sys/net`, written before there are interfaces so that these inherit them.
-pub(super) fn sysctls(host: Host) -> Vec<(&'static str, &'static str)> {
+pub(super) fn sysctls(host: Host, plan: Plan) -> Vec<(&'static str, &'static str)> {
     let mut settings = vec![
         ("ipv6/conf/all/accept_dad", "0"),
         ("ipv6/conf/default/accept_dad", "0"),
@@ -272,6 +296,9 @@ pub(super) fn sysctls(host: Host) -> Vec<(&'static str, &'static str)> {
             ("ipv4/conf/all/send_redirects", "0"),
             ("ipv4/conf/default/send_redirects", "0"),
         ]);
+    }
+    if host == Host::Client && plan.phone {
+        settings.push(("ipv4/ip_forward", "1"));
     }
     settings
 }

@@ -61,6 +61,8 @@ pub struct DaemonSpec {
     pub forwarder_extra: String,
     /// The workers alone, without XDP.
     pub userspace: bool,
+    /// How far its clock is behind this machine's, as libfaketime understands it: `"3d"`.
+    pub clock_behind: Option<&'static str>,
 }
 
 impl DaemonSpec {
@@ -71,6 +73,7 @@ impl DaemonSpec {
             services: vec![Service::of_lab(lab, family)],
             forwarder_extra: String::new(),
             userspace: false,
+            clock_behind: None,
         }
     }
 }
@@ -105,6 +108,7 @@ pub struct Daemon {
     binary: PathBuf,
     config: PathBuf,
     log: PathBuf,
+    clock_behind: Option<&'static str>,
     process: Option<Process>,
 }
 
@@ -124,6 +128,7 @@ impl Daemon {
             binary: spec.binary.clone(),
             config: lab.dir().join("forwarder.toml"),
             log: lab.dir().join("forwarder.log"),
+            clock_behind: spec.clock_behind,
             process: None,
         };
         daemon.configure(spec)?;
@@ -137,14 +142,25 @@ impl Daemon {
             .with_context(|| format!("cannot write {}", self.config.display()))
     }
 
+    /// Sets its clock for the next start, see [`DaemonSpec::clock_behind`].
+    pub fn set_clock(&mut self, behind: Option<&'static str>) {
+        self.clock_behind = behind;
+    }
+
     /// Starts it after [`Daemon::kill`] or [`Daemon::terminate`], with the configuration as it is now.
     pub fn start_again(&mut self) -> Result<()> {
         ensure!(
             self.process.is_none(),
             "the daemon runs; kill or terminate it before it is started again"
         );
-        let mut process =
-            Process::start(&self.lab, Host::Forwarder, self.cli(&["run"])?, &self.log)?;
+        let mut command = self.cli(&["run"])?;
+        if let Some(behind) = self.clock_behind {
+            command
+                .env("LD_PRELOAD", faketime()?)
+                .env("FAKETIME", format!("-{behind}"))
+                .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        }
+        let mut process = Process::start(&self.lab, Host::Forwarder, command, &self.log)?;
         process.wait_until("answers `status`", READY, || Ok(self.status().is_ok()))?;
         self.process = Some(process);
         Ok(())
@@ -269,6 +285,20 @@ impl Drop for Daemon {
             }
         }
     }
+}
+
+/// The library that stands between a program and its clock. (`faketime` itself would stand between a signal and the
+/// program.)
+fn faketime() -> Result<PathBuf> {
+    let file = format!(
+        "/usr/lib/{}-linux-gnu/faketime/libfaketimeMT.so.1",
+        std::env::consts::ARCH
+    );
+    ensure!(
+        Path::new(&file).is_file(),
+        "{file} is not there; install it with `apt-get install libfaketime`"
+    );
+    Ok(file.into())
 }
 
 /// All backends in a status, of all services.

@@ -12,6 +12,7 @@ pub mod address;
 pub mod cgroup;
 pub mod daemon;
 pub mod namespace;
+pub mod nat;
 mod peers;
 pub mod process;
 pub mod process_tree;
@@ -84,6 +85,16 @@ impl Lab {
         Self::of_handle(Plan {
             proxies,
             callee: false,
+            phone: false,
+        })
+    }
+
+    /// The same with a phone behind the client, which translates its address.
+    pub fn with_phone(proxies: u8) -> Result<Self> {
+        Self::of_handle(Plan {
+            proxies,
+            callee: false,
+            phone: true,
         })
     }
 
@@ -92,6 +103,7 @@ impl Lab {
         Self::of_handle(Plan {
             proxies,
             callee: true,
+            phone: false,
         })
     }
 
@@ -103,6 +115,7 @@ impl Lab {
         let plan = Plan {
             proxies,
             callee: false,
+            phone: false,
         };
         registry::add(&id)?;
         make_dir(&teardown::lab_dir(&id))
@@ -123,6 +136,7 @@ impl Lab {
         let plan = Plan {
             proxies,
             callee: false,
+            phone: false,
         };
         Self::create(word, plan, Lifetime::UntilDown)
     }
@@ -139,6 +153,7 @@ impl Lab {
         let plan = Plan {
             proxies,
             callee: false,
+            phone: false,
         };
         let namespaces = open_namespaces(word, plan)?;
         Ok(Self::wrap(
@@ -363,12 +378,16 @@ fn build(id: &str, plan: Plan) -> Result<BTreeMap<Host, Namespace>> {
     namespace::add(&names)?;
     let namespaces = open_namespaces(id, plan)?;
     for (host, namespace) in &namespaces {
-        namespace.set_sysctls(&address::sysctls(*host))?;
+        namespace.set_sysctls(&address::sysctls(*host, plan))?;
     }
     namespace::ip_batch(&address::links(id, plan))?;
     for (host, namespace) in &namespaces {
         namespace.ip_batch(&address::addresses(*host, plan))?;
         namespace.set_offloads(*host, plan)?;
+    }
+    if plan.phone {
+        let client = namespaces.get(&Host::Client);
+        nat::translate(client.context("a lab without a client")?)?;
     }
     Ok(namespaces)
 }

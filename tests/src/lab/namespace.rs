@@ -87,6 +87,9 @@ impl Namespace {
         if let Some(device) = host.interface() {
             return self.ethtool(&device, &["tx", "off", "gro", "on"]);
         }
+        if host != Host::Forwarder {
+            return Ok(());
+        }
         super::address::hosts(plan)
             .filter_map(Host::forwarder_interface)
             .try_for_each(|device| self.ethtool(&device, &["tx", "off"]))

@@ -116,6 +116,14 @@ impl Process {
         })
     }
 
+    /// Waits until a TCP socket of its namespace listens on `port`.
+    pub fn wait_for_tcp_port(&mut self, port: u16, deadline: Duration) -> Result<()> {
+        let pid = self.pid();
+        self.wait_until(&format!("listens on TCP port {port}"), deadline, || {
+            Ok(listening_tcp_ports(pid).contains(&port))
+        })
+    }
+
     /// SIGKILL, and waits for it.
     pub fn kill(&mut self) -> Result<()> {
         if self.ended()?.is_none() {
@@ -229,10 +237,30 @@ pub(super) fn signal(pid: u32, number: i32) {
 
 /// The UDP ports bound in the namespace of a process.
 fn udp_ports(pid: u32) -> Vec<u16> {
-    ["udp", "udp6"]
+    lines_of(pid, ["udp", "udp6"])
+        .iter()
+        .filter_map(|line| local_port(line))
+        .collect()
+}
+
+/// The TCP ports that somebody in the namespace of a process listens on.
+fn listening_tcp_ports(pid: u32) -> Vec<u16> {
+    lines_of(pid, ["tcp", "tcp6"])
+        .iter()
+        .filter(|line| line.split_whitespace().nth(3) == Some(LISTENING))
+        .filter_map(|line| local_port(line))
+        .collect()
+}
+
+/// The state of a listening socket in `/proc/net/tcp`.
+const LISTENING: &str = "0A";
+
+/// The lines of these tables of the namespace of a process.
+fn lines_of(pid: u32, tables: [&str; 2]) -> Vec<String> {
+    tables
         .iter()
         .filter_map(|table| fs::read_to_string(format!("/proc/{pid}/net/{table}")).ok())
-        .flat_map(|text| text.lines().filter_map(local_port).collect::<Vec<_>>())
+        .flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>())
         .collect()
 }
 

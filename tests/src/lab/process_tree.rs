@@ -37,6 +37,17 @@ pub fn cpu_time(pids: &[u32]) -> Option<Duration> {
     pids.iter().map(|pid| cpu_time_of(*pid)).sum()
 }
 
+/// The memory that a process has in RAM, in bytes; `None` if it is gone.
+#[must_use]
+pub fn resident(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kibibytes: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
 fn cpu_time_of(pid: u32) -> Option<Duration> {
     let mut total = 0;
     for thread in fs::read_dir(format!("/proc/{pid}/task")).ok()? {
@@ -74,6 +85,12 @@ mod tests {
     #[test]
     fn the_parent_stands_after_the_name() {
         assert_eq!(parent("7 (a) b) S 12 7 7 0"), Some(12));
+    }
+
+    #[test]
+    fn this_process_has_memory() {
+        let bytes = resident(std::process::id()).unwrap();
+        assert!((1 << 20..1 << 36).contains(&bytes), "{bytes}");
     }
 
     #[test]

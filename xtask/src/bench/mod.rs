@@ -1,12 +1,16 @@
 //! `cargo xtask bench`: what it costs, each figure beside a yardstick of the same run.
 
+mod calls;
 mod churn;
 mod fastpath;
+mod growth;
 mod heartbeats;
 mod oslb;
+mod pps;
 mod reaction;
 mod slowpath;
 mod suite;
+mod timings;
 
 use clap::{Args, Subcommand};
 
@@ -27,10 +31,14 @@ enum Name {
     Churn(churn::Churn),
     /// Nanoseconds per packet in the XDP program, and what the verifier made of it.
     Fastpath(fastpath::Fastpath),
+    /// What a packet costs as backends, services, calls and messages grow; and what rings cost the daemon.
+    Growth(growth::Growth),
     /// What heartbeats cost the daemon, alone and beside a flood of bad ones.
     Heartbeats(heartbeats::Heartbeats),
     /// Failed calls and balance when all is well, a proxy fails, a hog eats its CPU; beside Kamailio's dispatcher.
     Oslb(oslb::Oslb),
+    /// Packets per second through the forwarder, beside the bare redirect.
+    Pps(pps::Pps),
     /// How soon new calls see a pushed weight, and the death of a proxy.
     Reaction(reaction::Reaction),
     /// Messages per second and CPU per message of a box in userspace that sends everything on.
@@ -43,8 +51,10 @@ impl Bench {
             Name::All(suite) => suite.run(Name::has_subcommand),
             Name::Churn(bench) => bench.run(),
             Name::Fastpath(bench) => bench.run(),
+            Name::Growth(bench) => bench.run(),
             Name::Heartbeats(bench) => bench.run(),
             Name::Oslb(bench) => bench.run(),
+            Name::Pps(bench) => bench.run(),
             Name::Reaction(bench) => bench.run(),
             Name::Slowpath(bench) => bench.run(),
         }

@@ -1,12 +1,16 @@
 //! The text form of sample statuses.
 
 use super::*;
-use crate::api::status::{Affinity, BackendMessages, Interface, Messages, Recent, Verdict};
+use crate::api::status::{
+    Affinity, BackendMessages, Connections, Interface, Messages, Recent, Verdict,
+};
 
 fn backend(name: &str) -> Backend {
     Backend {
         name: name.to_owned(),
         address: "198.51.100.11:5060".to_owned(),
+        transport: "udp".to_owned(),
+        transports_down: Vec::new(),
         weight: 2,
         configured_weight: 2,
         state: "alive".to_owned(),
@@ -57,6 +61,14 @@ pub(in crate::api) fn sample() -> Status {
             capacity: 1_024,
             evicted: 2,
         },
+        connections: Some(Connections {
+            open: 12,
+            half_open: 1,
+            accepted: [("tcp".to_owned(), 20), ("tls".to_owned(), 4)].into(),
+            opened: 2,
+            ended: [("peer".to_owned(), 13), ("idle".to_owned(), 1)].into(),
+            ..Connections::default()
+        }),
         heartbeats: Some(Heartbeats {
             listen: "[::]:5059".to_owned(),
             accepted: 100,
@@ -102,6 +114,7 @@ sip-forwarder 0.1.0, up 1h 1m 1s, XDP on eth0 (native)
 messages: 808 by the fast path, 6 by the slow path
 calls not at home: 3 of 1024 entries, 1 evicted; recent starts: 2 of 1024 overwritten
 heartbeats on [::]:5059: 100 accepted, 2 challenged, 4 forged
+connections: 12 open, 1 of them without a message yet; 24 accepted, 2 opened; ended: 1 idle, 13 peer
 
 service carrier on 192.0.2.10:5060 (nat, policy hash, weights fixed)
   settling: 12 slots, the next follow in 1m 30s
@@ -147,8 +160,19 @@ fn every_fault_of_a_backend_is_an_alarm() {
         let line = headline(|b| b.state = state.to_owned());
         assert_eq!(line, format!("ATTENTION: carrier: p1 {state}"));
     }
+    let line = headline(|b| b.transports_down = vec!["tcp".to_owned()]);
+    assert_eq!(line, "ATTENTION: carrier: p1 does not answer by tcp");
     let line = headline(|b| b.resolved = false);
     assert_eq!(line, "ATTENTION: carrier: p1 has no next hop");
+}
+
+#[test]
+fn another_transport_than_udp_stands_behind_the_address() {
+    let mut status = sample();
+    status.services[0].backends[1].transport = "tls".to_owned();
+    let text = status.to_text();
+    assert!(text.contains("  198.51.100.11:5060/tls  alive"), "{text}");
+    assert!(text.contains("  198.51.100.11:5060      alive"), "{text}");
 }
 
 #[test]

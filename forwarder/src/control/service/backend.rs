@@ -5,9 +5,10 @@ use std::{net::SocketAddr, time::Duration};
 use super::{
     change::Change,
     status::{Member, State},
+    transport::{Bearing, TransportCheck},
 };
 use crate::{
-    config::{self, Health},
+    config::{self, BackendTransport, Health},
     control::{
         Now,
         gate::Gate,
@@ -21,9 +22,13 @@ use crate::{
 /// How a backend is asked by OPTIONS.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asking {
-    probe: config::Probe,
+    pub(super) probe: config::Probe,
     /// How long after the start it is asked first.
-    delay: Duration,
+    pub(super) delay: Duration,
+    /// How messages get to it.
+    pub(super) transport: BackendTransport,
+    /// Do large ones go by TCP?
+    pub(super) large_by_tcp: bool,
 }
 
 impl Asking {
@@ -33,6 +38,8 @@ impl Asking {
         Self {
             probe: service.probe,
             delay: service.probe.interval.mul_f64(part),
+            transport: service.transport,
+            large_by_tcp: service.large_by_tcp,
         }
     }
 }
@@ -87,6 +94,8 @@ pub(super) struct Shown {
     suspected: bool,
     /// It lives by its answers to OPTIONS, for want of heartbeats.
     by_answers: bool,
+    /// Large messages may go by TCP.
+    large_by_tcp: bool,
 }
 
 impl Shown {
@@ -123,6 +132,12 @@ impl Shown {
                 _ => Change::NotFull { backend: backend() },
             });
         }
+        if self.large_by_tcp != before.large_by_tcp {
+            changes.push(Change::LargeByTcp {
+                backend: backend(),
+                answers: self.large_by_tcp,
+            });
+        }
         if self.by_answers != before.by_answers && self.death.is_none() {
             changes.push(if self.by_answers {
                 Change::NoHeartbeat {
@@ -143,7 +158,11 @@ pub(super) struct Backend {
     pub(super) name: String,
     pub(super) address: SocketAddr,
     pub(super) configured_weight: u16,
+    pub(super) transport: BackendTransport,
     pub(super) watch: Watch,
+    pub(super) check: Option<TransportCheck>,
+    /// Are large messages to go to it by TCP?
+    large_by_tcp: bool,
     pub(super) gate: Gate,
     pub(super) agent_drains: bool,
     pub(super) order: Override,
@@ -164,7 +183,10 @@ impl Backend {
             name: backend.name.clone(),
             address: backend.address,
             configured_weight: backend.weight,
+            transport: asking.transport,
             watch: Watch::new(now, backend.health, asking, death),
+            check: TransportCheck::new(now, backend.health, asking, death),
+            large_by_tcp: asking.large_by_tcp,
             gate: Gate::new(backend.gate),
             agent_drains: false,
             order,
@@ -189,10 +211,22 @@ impl Backend {
             .weight
             .take_if(|weight| *weight == backend.weight);
         self.gate.configure(backend.gate);
+        let death = self.watch.death();
+        let check = self.check.take();
+        self.check = TransportCheck::configured(check, now, backend.health, asking, death);
+        self.large_by_tcp = asking.large_by_tcp;
+        let same_transport =
+            std::mem::replace(&mut self.transport, asking.transport) == asking.transport;
         match (&mut self.watch, backend.health) {
             (Watch::Nobody, Health::None) => {}
             (Watch::Agent(liveness), Health::Agent) => liveness.configure(asking.probe.timeout),
-            (Watch::Options(probing), Health::Options) => probing.configure(now, asking.probe),
+            (Watch::Options(probing), Health::Options) if same_transport => {
+                probing.configure(now, asking.probe);
+            }
+            // What was found by one transport says nothing of the other.
+            (Watch::Options(probing), Health::Options) => {
+                *probing = Probing::new(now, Duration::ZERO, asking.probe, death);
+            }
             (watch, health) => {
                 *watch = Watch::new(now, health, asking, watch.death());
                 // What an agent said is void without one.
@@ -209,11 +243,30 @@ impl Backend {
         }
     }
 
-    pub(super) fn probing(&mut self) -> Option<&mut Probing> {
-        match &mut self.watch {
-            Watch::Options(probing) => Some(probing),
+    /// The answers to OPTIONS that its life hangs on.
+    pub(super) fn life_probing(&mut self) -> Option<&mut Probing> {
+        match (&mut self.watch, &mut self.check) {
+            (Watch::Options(probing), _) => Some(probing),
+            (_, Some(check)) if check.bearing == Bearing::Life => Some(&mut check.probing),
             _ => None,
         }
+    }
+
+    /// The answers to OPTIONS that only the way of large messages hangs on.
+    pub(super) fn large_probing(&mut self) -> Option<&mut Probing> {
+        let check = self.check.as_mut()?;
+        (check.bearing == Bearing::LargeMessages).then_some(&mut check.probing)
+    }
+
+    /// All of them.
+    pub(super) fn probings(&self) -> impl Iterator<Item = &Probing> {
+        let watch = match &self.watch {
+            Watch::Options(probing) => Some(probing),
+            _ => None,
+        };
+        watch
+            .into_iter()
+            .chain(self.check.as_ref().map(|check| &check.probing))
     }
 
     /// Did its agent ever report?
@@ -222,16 +275,51 @@ impl Backend {
     }
 
     pub(super) fn death(&self) -> Option<Death> {
-        self.watch.death()
+        let by_check = || self.life_check().and_then(|check| check.probing.death());
+        let death = self.watch.death().or_else(by_check);
+        death.map(|death| death.by(self.transport))
+    }
+
+    fn life_check(&self) -> Option<&TransportCheck> {
+        let check = self.check.as_ref();
+        check.filter(|check| check.bearing == Bearing::Life)
+    }
+
+    /// May large messages go to it by TCP? `None` if that was not asked for.
+    pub(super) fn takes_large_by_tcp(&self) -> Option<bool> {
+        let check = self.check.as_ref();
+        // Where nobody asks, everything counts as well.
+        let answers = || check.is_none_or(|check| check.probing.is_alive());
+        self.large_by_tcp.then(answers)
+    }
+
+    /// Transports by which it was asked and does not answer.
+    fn transports_down(&self) -> Vec<BackendTransport> {
+        let watch = match &self.watch {
+            Watch::Options(probing) if !probing.is_alive() => Some(self.transport),
+            _ => None,
+        };
+        let check = self
+            .check
+            .as_ref()
+            .filter(|check| !check.probing.is_alive());
+        watch
+            .into_iter()
+            .chain(check.map(|check| check.transport))
+            .collect()
     }
 
     /// May messages of its calls be sent to it?
     pub(super) fn is_alive(&self) -> bool {
-        self.order.admin != Admin::Disabled && self.watch.death().is_none()
+        self.order.admin != Admin::Disabled && self.death().is_none()
     }
 
     /// Does it live on probation?
     fn is_suspected(&self) -> bool {
+        let check = self.life_check();
+        if check.is_some_and(|check| check.probing.is_suspecting()) {
+            return true;
+        }
         match &self.watch {
             Watch::Agent(liveness) => liveness.is_asked(),
             Watch::Options(probing) => probing.is_suspecting(),
@@ -241,11 +329,15 @@ impl Backend {
 
     /// Is it on probation because all fell silent at once?
     pub(super) fn is_suspecting(&self) -> bool {
-        match &self.watch {
-            Watch::Agent(liveness) => liveness.is_suspecting(),
-            Watch::Options(probing) => probing.is_suspecting(),
-            Watch::Nobody => false,
-        }
+        let check = self.life_check();
+        self.misses_all_heartbeats()
+            || check.is_some_and(|check| check.probing.is_suspecting())
+            || matches!(&self.watch, Watch::Options(probing) if probing.is_suspecting())
+    }
+
+    /// Is it on probation because all heartbeats ended at once?
+    pub(super) fn misses_all_heartbeats(&self) -> bool {
+        matches!(&self.watch, Watch::Agent(liveness) if liveness.is_suspecting())
     }
 
     fn lives_by_answers(&self) -> bool {
@@ -266,7 +358,7 @@ impl Backend {
     fn state(&self, now: Now) -> State {
         if self.order.admin == Admin::Disabled {
             State::Disabled
-        } else if self.watch.death().is_some() {
+        } else if self.death().is_some() {
             State::Dead
         } else if self.order.admin == Admin::Draining || self.agent_drains {
             State::Draining
@@ -298,17 +390,20 @@ impl Backend {
             agent_drains: self.agent_drains,
             suspected: self.is_suspected(),
             by_answers: self.lives_by_answers(),
+            large_by_tcp: self.takes_large_by_tcp().unwrap_or(false),
         }
     }
 
     /// When it must be asked by OPTIONS. A disabled one is asked too: it should not be found dead
     /// when it is enabled.
     pub(super) fn probe_due(&self) -> Option<Now> {
-        match &self.watch {
+        let watch = match &self.watch {
             Watch::Agent(liveness) => liveness.probe_due(),
             Watch::Options(probing) => Some(probing.probe_due()),
             Watch::Nobody => None,
-        }
+        };
+        let check = self.check.as_ref().map(|check| check.probing.probe_due());
+        watch.into_iter().chain(check).min()
     }
 
     /// Must it be asked now? Says so once.
@@ -320,11 +415,31 @@ impl Backend {
         }
     }
 
+    /// Must one of its transports be asked now by itself, and which? Says so once.
+    pub(super) fn take_transport_probe(&mut self, now: Now) -> Option<BackendTransport> {
+        let check = self.check.as_mut()?;
+        check.probing.take_probe(now).then_some(check.transport)
+    }
+
+    /// Somebody was told that it is not reached, or that it is there again: it is asked at once.
+    pub(super) fn ask_at_once(&mut self, now: Now) {
+        if let Watch::Options(probing) = &mut self.watch {
+            probing.unreachable(now);
+        }
+        if let Some(check) = &mut self.check {
+            check.probing.unreachable(now);
+        }
+    }
+
     /// As a row of the plan.
     pub(super) fn member(&self, now: Now) -> Member {
         let shown = self.shown(now);
         Member {
             name: self.name.clone(),
+            address: self.address,
+            transport: self.transport,
+            transports_down: self.transports_down(),
+            large_by_tcp: self.takes_large_by_tcp(),
             weight: self.weight(),
             alive: shown.alive,
             open: shown.open,

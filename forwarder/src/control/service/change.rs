@@ -47,6 +47,8 @@ pub enum Change {
     /// It lives by its answers to OPTIONS, because no heartbeat came since the start (or, `ever`, no
     /// more of them).
     NoHeartbeat { backend: String, ever: bool },
+    /// By TCP, which is for large messages, it answers again, or no longer.
+    LargeByTcp { backend: String, answers: bool },
     /// Its heartbeats are there.
     Heartbeat { backend: String },
     /// All heartbeats ended at once, or all answers to OPTIONS.
@@ -72,6 +74,7 @@ impl Change {
             | Self::GateClosed { .. }
             | Self::Full { .. }
             | Self::NoHeartbeat { .. }
+            | Self::LargeByTcp { answers: false, .. }
             | Self::SuspectsItself { .. }
             | Self::NobodyOpen => Level::Warn,
             _ => Level::Info,
@@ -131,6 +134,17 @@ impl fmt::Display for Change {
             Self::NoHeartbeat { backend, .. } => write!(
                 f,
                 "no heartbeat of {backend} any more; it answers OPTIONS and lives by that: is its agent there?"
+            ),
+            Self::LargeByTcp {
+                backend,
+                answers: true,
+            } => write!(
+                f,
+                "backend {backend} answers by tcp: large messages go that way"
+            ),
+            Self::LargeByTcp { backend, .. } => write!(
+                f,
+                "backend {backend} does not answer by tcp: large messages go by udp"
             ),
             Self::Heartbeat { backend } => write!(f, "heartbeats of {backend} are there"),
             Self::SuspectsItself {

@@ -28,15 +28,18 @@ impl ServiceControl {
 
     /// Was there anybody to judge?
     pub(super) fn judge_answers(&mut self, now: Now) -> bool {
-        let open = |b: &mut Backend| b.probing().and_then(|p| p.wants_proof()).is_some();
+        // By another transport, others say nothing of this one.
+        let life = self.judge_answers_of(now, Backend::life_probing);
+        let large = self.judge_answers_of(now, Backend::large_probing);
+        life || large
+    }
+
+    fn judge_answers_of(&mut self, now: Now, of: fn(&mut Backend) -> Option<&mut Probing>) -> bool {
+        let open = |b: &mut Backend| of(b).and_then(|p| p.wants_proof()).is_some();
         if !self.backends.iter_mut().any(open) {
             return false;
         }
-        let mut watched: Vec<&mut Probing> = self
-            .backends
-            .iter_mut()
-            .filter_map(Backend::probing)
-            .collect();
+        let mut watched: Vec<&mut Probing> = self.backends.iter_mut().filter_map(of).collect();
         suspicion::judge_answers(now, &mut watched);
         true
     }

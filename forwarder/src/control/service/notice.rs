@@ -1,6 +1,6 @@
 //! Noticing what changed: the version that says so, and the lines for the log.
 
-use super::{Backend, Change, ServiceControl, Watch};
+use super::{Backend, Change, ServiceControl};
 use crate::control::gate;
 
 impl ServiceControl {
@@ -69,7 +69,7 @@ impl ServiceControl {
     pub(super) fn notice_suspicion(&mut self, heard: bool) {
         let suspecting = || self.backends.iter().filter(|b| b.is_suspecting());
         let backends = suspecting().count();
-        let heartbeats = suspecting().any(|b| matches!(b.watch, Watch::Agent(_)));
+        let heartbeats = suspecting().any(Backend::misses_all_heartbeats);
         let suspects = backends > 0;
         if std::mem::replace(&mut self.suspects_itself, suspects) == suspects {
             return;

@@ -1,10 +1,13 @@
 //! What a service's control decided, for the data plane and for people.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use serde::Serialize;
 
-use crate::control::{Now, liveness::Death};
+use crate::{
+    config::BackendTransport,
+    control::{Now, liveness::Death},
+};
 
 /// A backend's state in one word: the first that applies, from the bottom up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -48,6 +51,14 @@ impl State {
 pub struct Member {
     /// Its name.
     pub name: String,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// How messages get to it.
+    pub transport: BackendTransport,
+    /// By which transports it was asked, and does not answer.
+    pub transports_down: Vec<BackendTransport>,
+    /// May large messages go to it by TCP? `None` if the configuration does not want them to.
+    pub large_by_tcp: Option<bool>,
     /// The weight in force: the configured one, or that of an order.
     pub weight: u16,
     /// May messages of its calls be sent to it?

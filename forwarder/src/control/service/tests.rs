@@ -3,6 +3,7 @@ use crate::config::parse;
 use proptest::prelude::*;
 
 mod properties;
+mod transports;
 
 /// A prime that makes small rings, for speed.
 const SLOTS: u32 = 1_009;

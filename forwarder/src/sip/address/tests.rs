@@ -113,7 +113,7 @@ fn addresses_of_record_are_those_of_section_10_3() {
         ("urn:Service:sos", "urn:service:sos"),
         ("", ""),
     ] {
-        let record = String::from_utf8(address_of_record(value.as_bytes())).unwrap();
+        let record = String::from_utf8(address_of_record(value.as_bytes()).to_vec()).unwrap();
         assert_eq!(record, expected, "{value}");
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::super::{
     address::{self, trim_range},
-    headers::{Line, Lines, Name, Sip, find},
+    headers::{Lines, Name, Named, Sip, find},
 };
 
 /// Where the headers lie that a proxy looks at.
@@ -55,58 +55,26 @@ pub(super) struct Field {
 impl<'a> Fields<'a> {
     /// Finds the headers. `unfolded` is used if one of them is folded.
     pub(super) fn read(sip: &Sip<'a>, unfolded: &'a mut Vec<u8>) -> Self {
-        let begin = sip.lines().offset();
-        let mut fields = Self {
-            text: sip.bytes(),
-            original: sip.bytes(),
-            section: begin..begin,
-            call_id: Single::default(),
-            from: Single::default(),
-            to: Single::default(),
-            cseq: Single::default(),
-            max_forwards: Single::default(),
-            vias: Several::default(),
-            routes: Several::default(),
-            proxy_requires: Several::default(),
+        let index = sip.index();
+        let text = if index.is_folded() {
+            unfold(sip, index.end(), unfolded)
+        } else {
+            sip.bytes()
         };
-        let mut lines = sip.lines();
-        let mut folded = false;
-        for line in lines.by_ref() {
-            folded |= line.folded && line.name != Name::Other;
-            fields.note(line);
-        }
-        fields.section.end = lines.offset();
-        if folded {
-            fields.text = unfold(sip, fields.section.end, unfolded);
-        }
-        fields.trim();
-        fields
-    }
-
-    fn note(&mut self, line: Line) {
-        match line.name {
-            Name::CallId => self.call_id.note(line.value),
-            Name::From => self.from.note(line.value),
-            Name::To => self.to.note(line.value),
-            Name::CSeq => self.cseq.note(line.value),
-            Name::MaxForwards => self.max_forwards.note(line.value),
-            Name::Via => self.vias.note(line.whole.start),
-            Name::Route => self.routes.note(line.whole.start),
-            Name::ProxyRequire => self.proxy_requires.note(line.whole.start),
-            Name::RetryAfter | Name::Other => {}
-        }
-    }
-
-    fn trim(&mut self) {
-        let text = self.text;
-        for single in [
-            &mut self.call_id,
-            &mut self.from,
-            &mut self.to,
-            &mut self.cseq,
-            &mut self.max_forwards,
-        ] {
-            single.value = single.value.take().map(|value| trim_range(text, value));
+        let single = |name| Single::of(index.named(name), text);
+        let several = |name| Several::of(index.named(name));
+        Self {
+            text,
+            original: sip.bytes(),
+            section: sip.lines().offset()..index.end(),
+            call_id: single(Name::CallId),
+            from: single(Name::From),
+            to: single(Name::To),
+            cseq: single(Name::CSeq),
+            max_forwards: single(Name::MaxForwards),
+            vias: several(Name::Via),
+            routes: several(Name::Route),
+            proxy_requires: several(Name::ProxyRequire),
         }
     }
 
@@ -141,34 +109,31 @@ impl<'a> Fields<'a> {
 }
 
 impl Single {
-    fn note(&mut self, value: Range<usize>) {
-        self.again = self.value.is_some();
-        self.value.get_or_insert(value);
+    fn of(named: &Named, text: &[u8]) -> Self {
+        Self {
+            value: named.value().map(|value| trim_range(text, value)),
+            again: named.count() > 1,
+        }
     }
 }
 
 impl Several {
-    fn note(&mut self, at: usize) {
-        if self.count == 0 {
-            self.first = at;
+    const fn of(named: &Named) -> Self {
+        Self {
+            first: named.begin(),
+            count: named.count(),
         }
-        self.count += 1;
     }
 }
 
 /// The elements of a comma list that lies in `text`.
 pub(super) fn elements(text: &[u8], list: Range<usize>) -> impl Iterator<Item = Range<usize>> {
-    split(&text[list.clone()]).map(move |element| shift(element, list.start))
-}
-
-/// The elements of a comma list.
-pub fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    split(value).map(|element| &value[element])
+    self::list(&text[list.clone()]).map(move |element| shift(element, list.start))
 }
 
 /// Where the elements of a comma list lie, each without the blanks around it. A comma inside angle
 /// brackets separates nothing: the user part of a URI may hold one (RFC 3261 section 25.1).
-fn split(list: &[u8]) -> impl Iterator<Item = Range<usize>> {
+pub fn list(list: &[u8]) -> impl Iterator<Item = Range<usize>> {
     let mut bytes = address::unquoted(list);
     let mut begin = Some(0);
     let mut closing = 0;
@@ -224,7 +189,9 @@ mod tests {
     use proptest::prelude::*;
 
     fn cut(list: &str) -> Vec<&str> {
-        split(list.as_bytes()).map(|range| &list[range]).collect()
+        self::list(list.as_bytes())
+            .map(|range| &list[range])
+            .collect()
     }
 
     #[test]
@@ -248,7 +215,7 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_is_lost(list in "[<>,\" a\\\\]{0,30}") {
-            let ranges: Vec<_> = split(list.as_bytes()).collect();
+            let ranges: Vec<_> = self::list(list.as_bytes()).collect();
             let mut at = 0;
             for range in ranges {
                 prop_assert!(list[at..range.start].bytes().all(|b| b == b' ' || b == b','));

@@ -51,6 +51,7 @@ pub(super) struct Keys {
     pub(super) loops: [u64; 2],
     pub(super) peer: [u64; 2],
     pub(super) tag: [[u64; 2]; 2],
+    pub(super) token: [[u64; 2]; 2],
 }
 
 impl Keys {
@@ -69,6 +70,7 @@ impl Keys {
             loops: derived(b"proxy loop"),
             peer: derived(b"proxy peer"),
             tag: [derived(b"proxy tag 1"), derived(b"proxy tag 2")],
+            token: [derived(b"proxy token 1"), derived(b"proxy token 2")],
         }
     }
 

@@ -4,24 +4,35 @@
 //! and goes where the cookie in it says (`cookie`). Nothing is remembered between messages. What is
 //! not changed leaves byte by byte as it came: a change is a [`Patch`].
 //!
+//! As an edge proxy it also stays on the way to clients that are reached by one flow only: phones
+//! behind connections and behind address translators. REGISTER gets a Path (RFC 3327), a dialog gets
+//! a Record-Route, with a token in it that names the flow (`token`). Where the transports of both
+//! sides differ, the Record-Route is double (RFC 5658).
+//!
 //! What this proxy leaves to the backends, being one with them to everybody else: Proxy-Require,
 //! Content-Length, the syntax of all headers it does not use; and strict routers of RFC 2543, to whom
 //! a request goes with its Request-URI as it is.
 
+mod codec;
 mod cookie;
 mod fields;
 mod hash;
 mod identity;
+mod own;
 mod patch;
 mod refusal;
 mod request;
 mod response;
+mod route;
+mod token;
 mod via;
 
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 pub use self::{
     fields::list,
@@ -30,10 +41,8 @@ pub use self::{
     request::{Inward, Outward},
     response::ResponseError,
 };
-use self::{
-    hash::Keys,
-    via::{COOKIE_PARAMETER, MAGIC_COOKIE, ip},
-};
+use self::{hash::Keys, own::Own, via::COOKIE_PARAMETER};
+use super::transport::Transport;
 
 /// What a service in this mode is set to. It holds a secret, and so is not for printing.
 #[derive(Clone)]
@@ -50,6 +59,14 @@ pub struct Settings {
     pub lifetime: u64,
     /// The longest header section that passes, in bytes.
     pub longest_headers: usize,
+    /// Where clients may come by connections: transports and ports of the VIP.
+    pub listeners: Vec<(Transport, u16)>,
+    /// Over what requests go to backends.
+    pub onward: Transport,
+    /// Do requests that are too long for a datagram go by TCP?
+    pub large_by_tcp: bool,
+    /// Stay on the way to clients that one flow alone leads to?
+    pub edge: bool,
 }
 
 impl Settings {
@@ -60,7 +77,7 @@ impl Settings {
     /// Ten times what real calls have.
     pub const LONGEST_HEADERS: usize = 16 * 1024;
 
-    /// The defaults.
+    /// The defaults: everything over UDP.
     #[must_use]
     pub const fn new(own: SocketAddr, key: [u64; 2]) -> Self {
         Self {
@@ -70,7 +87,18 @@ impl Settings {
             record_route: false,
             lifetime: Self::LIFETIME,
             longest_headers: Self::LONGEST_HEADERS,
+            listeners: Vec::new(),
+            onward: Transport::Udp,
+            large_by_tcp: false,
+            edge: false,
         }
+    }
+
+    /// About how many bytes a request grows by at most: Via, two Record-Routes, a token.
+    #[must_use]
+    pub fn longest_addition(&self) -> usize {
+        const FIXED: usize = 320;
+        FIXED + 3 * self.advertised.as_ref().map_or(15, String::len)
     }
 }
 
@@ -79,51 +107,29 @@ impl Settings {
 pub struct Proxy {
     settings: Settings,
     keys: Keys,
-    /// The host in our sent-by.
-    host: String,
-    /// Our Via up to what a request makes of it.
-    via: String,
-    /// Our Record-Route line; empty if there is to be none.
-    record_route: String,
+    own: Own,
 }
 
 impl Proxy {
     /// Prepares a proxy.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        let own = settings.own;
-        let host = match (&settings.advertised, own.ip()) {
-            (Some(name), _) => name.clone(),
-            (None, IpAddr::V4(ip)) => ip.to_string(),
-            (None, IpAddr::V6(ip)) => format!("[{ip}]"),
-        };
-        let port = own.port();
-        let magic = String::from_utf8_lossy(MAGIC_COOKIE);
-        let record_route = if settings.record_route {
-            format!("Record-Route: <sip:{host}:{port};lr>\r\n")
-        } else {
-            String::new()
-        };
         Self {
-            keys: Keys::derive(settings.key, own),
-            via: format!("Via: SIP/2.0/UDP {host}:{port};branch={magic}"),
-            record_route,
-            host,
+            keys: Keys::derive(settings.key, settings.own),
+            own: Own::new(&settings),
             settings,
         }
     }
 
     /// Do this host and port stand for the VIP?
-    fn is_own(&self, host: &[u8], port: u16) -> bool {
-        if port != self.settings.own.port() {
-            return false;
-        }
-        if host.eq_ignore_ascii_case(self.host.as_bytes()) {
-            return true;
-        }
-        // An IPv4 address is written in one way only; an IPv6 address is not. With a name advertised,
-        // its address is ours as well.
-        (self.settings.advertised.is_some() || host.first() == Some(&b'['))
-            && ip(host) == Some(self.settings.own.ip())
+    #[must_use]
+    pub fn is_own(&self, host: &[u8], port: u16) -> bool {
+        self.own.is(host, port)
+    }
+
+    /// What it is set to.
+    #[must_use]
+    pub const fn settings(&self) -> &Settings {
+        &self.settings
     }
 }

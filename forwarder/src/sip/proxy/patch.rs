@@ -35,6 +35,14 @@ pub struct Patch {
 }
 
 impl Patch {
+    /// One that changes nothing of a message of `length` bytes.
+    #[cfg(test)]
+    pub(crate) fn none(length: usize) -> Self {
+        let mut patch = Self::default();
+        patch.finish(length);
+        patch
+    }
+
     /// What the message consists of, in order.
     #[must_use]
     pub fn pieces(&self) -> &[Piece] {
@@ -70,6 +78,14 @@ impl Patch {
     pub fn write_to(&self, original: &[u8], out: &mut Vec<u8>) {
         self.slices(original)
             .for_each(|slice| out.extend_from_slice(slice));
+    }
+
+    /// The whole message.
+    #[must_use]
+    pub fn to_vec(&self, original: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.length());
+        self.write_to(original, &mut out);
+        out
     }
 
     /// Forgets the last message.

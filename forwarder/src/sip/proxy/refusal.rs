@@ -40,9 +40,25 @@ pub enum Refusal {
     /// The next hop of a backend's request is a name. Names are for the backend to resolve.
     #[error("the request's next hop is a name; the proxy that sent it must resolve it")]
     NextHopIsName,
-    /// The next hop of a backend's request wants another transport than UDP.
-    #[error("the request's next hop wants a transport other than UDP")]
+    /// The next hop of a backend's request wants a transport that this forwarder opens no connections
+    /// for.
+    #[error("the request's next hop wants a transport that no connection can be opened for")]
     NextHopTransport,
+    /// The token in our Route was not made for this, or is too old (RFC 5626 section 5.3).
+    #[error("the flow token in the request's Route is forged, of another call, or too old")]
+    BadFlowToken,
+    /// The connection that the client is reached by is gone (RFC 5626 section 5.3).
+    #[error("the connection that the request's next hop was reached by is gone")]
+    FlowFailed,
+    /// It is longer or shorter than its Content-Length says, and goes on by a stream.
+    #[error("the request's Content-Length does not fit its body")]
+    BadLength,
+    /// No connection to the request's next hop can be opened.
+    #[error("no connection to the request's next hop can be opened")]
+    NextHopUnreachable,
+    /// No connection to any backend can be opened.
+    #[error("no connection to a backend can be opened")]
+    Unreachable,
 }
 
 impl Refusal {
@@ -58,11 +74,15 @@ impl Refusal {
             | Self::MissingHeader
             | Self::AmbiguousHeader
             | Self::BadMaxForwards
-            | Self::BadNextHop => 400,
+            | Self::BadNextHop
+            | Self::BadLength => 400,
+            Self::BadFlowToken => 403,
             Self::UnsupportedScheme => 416,
+            Self::FlowFailed => 430,
             Self::Loop => 482,
             Self::TooManyHops => 483,
-            Self::NextHopIsName | Self::NextHopTransport => 500,
+            Self::NextHopIsName | Self::NextHopTransport | Self::NextHopUnreachable => 500,
+            Self::Unreachable => 503,
             Self::UnsupportedVersion => 505,
             Self::TooLarge => 513,
         }
@@ -81,7 +101,12 @@ impl Refusal {
             Self::Loop => "Loop Detected",
             Self::TooManyHops => "Too Many Hops",
             Self::NextHopIsName => "Next Hop Is Not an Address",
-            Self::NextHopTransport => "Next Hop Is Not on UDP",
+            Self::NextHopTransport => "Next Hop Transport Not Available",
+            Self::NextHopUnreachable => "Next Hop Unreachable",
+            Self::Unreachable => "Service Unavailable",
+            Self::BadLength => "Bad Content-Length",
+            Self::BadFlowToken => "Bad Flow Token",
+            Self::FlowFailed => "Flow Failed",
             Self::UnsupportedVersion => "Version Not Supported",
             Self::TooLarge => "Message Too Large",
         }

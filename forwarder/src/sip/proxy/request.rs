@@ -1,28 +1,22 @@
 //! Requests (RFC 3261 sections 16.3 to 16.6 and 16.11).
 
-use std::{
-    io::Write as _,
-    mem,
-    net::{IpAddr, SocketAddr},
-    ops::Range,
-};
+use std::{io::Write as _, mem, net::IpAddr};
 
 use super::{
     COOKIE_PARAMETER, Patch, Proxy,
     cookie::{Cookie, Direction, Time},
-    fields::{Fields, elements, shift},
+    fields::Fields,
     refusal::{DropReason, Refusal},
+    route::ClientSide,
     via::{Via, ip},
 };
 use crate::sip::{
-    address,
-    headers::{Name, Sip, StartLine, find, trim},
+    headers::{Sip, StartLine, find},
+    transport::{Flow, Transport},
 };
 
 /// What a request has ahead of it that does not say (RFC 3261 section 16.6 item 3).
 const MAX_FORWARDS: u8 = 70;
-/// Two of ours: one for each side, where both were recorded.
-const MOST_OWN_ROUTES: usize = 2;
 /// The longest payload of UDP over IPv4.
 const LONGEST_MESSAGE: usize = 65_507;
 
@@ -43,7 +37,7 @@ pub enum Outward {
     /// It goes to this address, as the patch says.
     Forward {
         /// The next hop.
-        destination: SocketAddr,
+        destination: Flow,
     },
     /// Its next hop is the VIP: it is to be treated like a client's, by [`Proxy::inward`].
     Spiral,
@@ -56,13 +50,13 @@ pub enum Outward {
 /// Who sent a request, and when.
 #[derive(Clone, Copy)]
 pub(super) struct Arrival {
-    pub(super) source: SocketAddr,
+    pub(super) source: Flow,
     pub(super) direction: Direction,
     pub(super) unix_seconds: u64,
 }
 
 /// What may end the way of a request early.
-enum Stop {
+pub(super) enum Stop {
     Refusal(Refusal),
     Spiral,
 }
@@ -74,11 +68,12 @@ impl From<Refusal> for Stop {
 }
 
 impl Proxy {
-    /// Prepares a request that `client` sent to the VIP for a backend.
+    /// Prepares a request that came by the flow `client` for a backend, to be sent over `onward`.
     pub fn inward(
         &self,
         sip: &Sip<'_>,
-        client: SocketAddr,
+        client: Flow,
+        onward: Transport,
         unix_seconds: u64,
         patch: &mut Patch,
     ) -> Inward {
@@ -87,19 +82,19 @@ impl Proxy {
             direction: Direction::Inward,
             unix_seconds,
         };
-        match self.request(sip, arrival, patch) {
+        match self.request(sip, arrival, onward, patch) {
             Outward::Forward { .. } | Outward::Spiral => Inward::Forward,
             Outward::Refuse(refusal) => Inward::Refuse(refusal),
             Outward::Drop(drop) => Inward::Drop(drop),
         }
     }
 
-    /// Prepares a request that `backend` sent to the VIP for whoever comes next on its way. That the
+    /// Prepares a request that came by the flow `backend` for whoever comes next on its way. That the
     /// sender is a backend is for the caller to know: for anybody else this would be an open relay.
     pub fn outward(
         &self,
         sip: &Sip<'_>,
-        backend: SocketAddr,
+        backend: Flow,
         unix_seconds: u64,
         patch: &mut Patch,
     ) -> Outward {
@@ -108,10 +103,17 @@ impl Proxy {
             direction: Direction::Outward,
             unix_seconds,
         };
-        self.request(sip, arrival, patch)
+        // For a backend, the transport of the backends' side is that of its own request.
+        self.request(sip, arrival, backend.transport, patch)
     }
 
-    fn request(&self, sip: &Sip<'_>, arrival: Arrival, patch: &mut Patch) -> Outward {
+    fn request(
+        &self,
+        sip: &Sip<'_>,
+        arrival: Arrival,
+        inner: Transport,
+        patch: &mut Patch,
+    ) -> Outward {
         let StartLine::Request { method, uri } = sip.start else {
             return Outward::Drop(DropReason::NotARequest);
         };
@@ -129,6 +131,7 @@ impl Proxy {
             method,
             uri,
             arrival,
+            inner,
             fields,
         };
         let outcome = request.forward(patch).and_then(|destination| {
@@ -156,23 +159,26 @@ pub(super) struct Request<'a> {
     pub(super) method: &'a [u8],
     pub(super) uri: &'a [u8],
     pub(super) arrival: Arrival,
+    /// The transport of the backends' side.
+    pub(super) inner: Transport,
     pub(super) fields: Fields<'a>,
 }
 
 impl Request<'_> {
     /// Writes all changes into `patch`. The destination is the source for a request that goes
     /// inward, whose destination is not decided here.
-    fn forward(&self, patch: &mut Patch) -> Result<SocketAddr, Stop> {
+    fn forward(&self, patch: &mut Patch) -> Result<Flow, Stop> {
         self.check_headers()?;
         let forwards = self.max_forwards()?;
-        let next_route = self.cut_own_routes(patch);
-        let loop_hash = self.loop_hash(next_route.as_ref());
+        let route = self.cut_own_routes(patch);
+        let loop_hash = self.loop_hash(route.next.as_ref());
         let top = self.check_vias(loop_hash)?;
+        let source = self.arrival.source;
         let (destination, peer) = match self.arrival.direction {
-            Direction::Inward => (self.arrival.source, 0),
+            Direction::Inward => (source, 0),
             Direction::Outward => {
-                let destination = self.destination(next_route)?;
-                (destination, self.proxy.keys.peer(destination.ip()))
+                let destination = self.destination(&route)?;
+                (destination, self.proxy.keys.peer(destination.peer.ip()))
             }
         };
         let cookie = Cookie {
@@ -180,9 +186,13 @@ impl Request<'_> {
             time: Time::of(self.arrival.unix_seconds),
             loop_hash,
             peer,
-            way_back: top.way_back(self.arrival.source),
+            way_back: top.way_back(source),
         };
-        self.insert_headers(&top, &cookie, forwards, patch);
+        let client = match self.arrival.direction {
+            Direction::Inward => self.client_side(source, &top),
+            Direction::Outward => self.phone_side(destination, &route),
+        };
+        self.insert_headers(&top, &cookie, forwards, &client, patch);
         self.mark_via(&top, patch);
         Ok(destination)
     }
@@ -227,84 +237,32 @@ impl Request<'_> {
         }
     }
 
-    /// Takes our own elements off the top of the route (RFC 3261 section 16.4). The rest of it begins
-    /// with the element returned.
-    fn cut_own_routes(&self, patch: &mut Patch) -> Option<Range<usize>> {
-        let fields = &self.fields;
-        let mut left = MOST_OWN_ROUTES;
-        for field in fields.lines(Name::Route, fields.routes) {
-            for element in elements(fields.text, field.value.clone()) {
-                if left > 0 && self.is_own_route(element.clone()) {
-                    left -= 1;
-                    continue;
-                }
-                if element.start != field.value.start {
-                    patch.cut(field.value.start..element.start);
-                }
-                return Some(element);
-            }
-            patch.cut(field.line);
-        }
-        None
-    }
-
-    fn is_own_route(&self, element: Range<usize>) -> bool {
-        let route = &self.fields.text[element];
-        address::route_host(route).is_some_and(|(host, port)| self.proxy.is_own(&route[host], port))
-    }
-
-    /// The address of the next Route, or of the Request-URI (RFC 3261 section 16.6 items 6 and 7).
-    fn destination(&self, next_route: Option<Range<usize>>) -> Result<SocketAddr, Stop> {
-        let text = self.fields.text;
-        let uri = next_route.map_or(self.uri, |route| {
-            let uri = address::route_uri(&text[route.clone()]);
-            trim(&text[shift(uri, route.start)])
-        });
-        let scheme = uri.iter().position(|&b| b == b':').unwrap_or(0);
-        let secure = uri[..scheme].eq_ignore_ascii_case(b"sips");
-        if !secure && !uri[..scheme].eq_ignore_ascii_case(b"sip") {
-            return Err(Refusal::UnsupportedScheme.into());
-        }
-        let (host, port) = address::uri_host(uri).ok_or(Refusal::BadNextHop)?;
-        let behind_host = &uri[host.end..];
-        let host = &uri[host];
-        if self.proxy.is_own(host, port) {
-            return Err(Stop::Spiral);
-        }
-        let ip = ip(host).ok_or(Refusal::NextHopIsName)?;
-        let transport = address::parameters(behind_host).find_map(|p| {
-            let (name, value) = p.split_at(p.iter().position(|&b| b == b'=')?);
-            name.eq_ignore_ascii_case(b"transport")
-                .then_some(&value[1..])
-        });
-        if secure || transport.is_some_and(|name| !name.eq_ignore_ascii_case(b"udp")) {
-            return Err(Refusal::NextHopTransport.into());
-        }
-        Ok(SocketAddr::new(ip, port))
-    }
-
     /// Puts our Via above all headers (RFC 3261 section 16.6 item 8), and above it what else is
-    /// wanted. There it is above every other Via and Record-Route, in whatever order they are.
-    fn insert_headers(&self, top: &Via, cookie: &Cookie, forwards: Option<u8>, patch: &mut Patch) {
-        let Proxy {
-            via,
-            record_route,
-            keys,
-            ..
-        } = self.proxy;
+    /// wanted. There it is above every other Via, Record-Route and Path, in whatever order they are.
+    fn insert_headers(
+        &self,
+        top: &Via,
+        cookie: &Cookie,
+        forwards: Option<u8>,
+        client: &ClientSide,
+        patch: &mut Patch,
+    ) {
+        let Proxy { own, keys, .. } = self.proxy;
         let fields = &self.fields;
         let begin = fields.section.start;
+        let next = match self.arrival.direction {
+            Direction::Inward => self.inner,
+            Direction::Outward => client.flow.transport,
+        };
         patch.replace(begin..begin, |out| {
-            out.extend_from_slice(via.as_bytes());
+            out.extend_from_slice(own.via(next).as_bytes());
             write_hex(self.branch(top), out);
             out.push(b';');
             out.extend_from_slice(COOKIE_PARAMETER.as_bytes());
             out.push(b'=');
             cookie.seal(keys, fields.value(&fields.call_id), out);
             out.extend_from_slice(b"\r\n");
-            if self.may_form_dialog() {
-                out.extend_from_slice(record_route.as_bytes());
-            }
+            self.write_ways_back(client, out);
             if fields.max_forwards.value.is_none() {
                 write(out, format_args!("Max-Forwards: {MAX_FORWARDS}\r\n"));
             }
@@ -315,16 +273,10 @@ impl Request<'_> {
         }
     }
 
-    /// Can this request form a dialog, or refresh the route of one (RFC 3261 section 16.6 item 4: also
-    /// inside a dialog, for a client that has lost its route set)?
-    fn may_form_dialog(&self) -> bool {
-        matches!(self.method, b"INVITE" | b"SUBSCRIBE" | b"NOTIFY" | b"REFER")
-    }
-
     /// Notes in the sender's Via where the request came from: `received` if its sent-by does not say
     /// so (RFC 3261 section 18.2.1), both `received` and `rport` if it asks (RFC 3581 section 4).
     fn mark_via(&self, top: &Via, patch: &mut Patch) {
-        let source = self.arrival.source;
+        let source = self.arrival.source.peer;
         let source_ip = source.ip().to_canonical();
         let host = &self.fields.text[top.host.clone()];
         if let Some(rport) = &top.rport {

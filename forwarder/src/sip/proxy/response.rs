@@ -1,6 +1,6 @@
 //! Responses (RFC 3261 sections 16.7 and 16.11).
 
-use std::{mem, net::SocketAddr};
+use std::{mem, net::IpAddr};
 
 use super::{
     Patch, Proxy,
@@ -8,7 +8,10 @@ use super::{
     fields::{Fields, elements},
     via::Via,
 };
-use crate::sip::headers::{Name, Sip, StartLine};
+use crate::sip::{
+    headers::{Name, Sip, StartLine},
+    transport::Flow,
+};
 
 /// Why a response comes to nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -38,11 +41,11 @@ impl Proxy {
     pub fn response(
         &self,
         sip: &Sip<'_>,
-        sender: SocketAddr,
+        sender: IpAddr,
         from_backend: bool,
         unix_seconds: u64,
         patch: &mut Patch,
-    ) -> Result<SocketAddr, ResponseError> {
+    ) -> Result<Flow, ResponseError> {
         let StartLine::Response { .. } = sip.start else {
             return Err(ResponseError::Malformed);
         };
@@ -60,7 +63,7 @@ impl Proxy {
         }
         let expected = match cookie.direction {
             Direction::Inward => from_backend,
-            Direction::Outward => self.keys.peer(sender.ip()) == cookie.peer,
+            Direction::Outward => self.keys.peer(sender) == cookie.peer,
         };
         if !expected {
             return Err(ResponseError::WrongSender);

@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{super::address, fields::shift};
+use crate::sip::transport::Flow;
 
 /// What a branch begins with whose sender knows RFC 3261 (section 8.1.1.7).
 pub(super) const MAGIC_COOKIE: &[u8] = b"z9hG4bK";
@@ -72,15 +73,22 @@ impl Via {
         known.then_some(branch)
     }
 
-    /// Where a response to `source` goes: to the port it sent from if it asks for that (RFC 3581
-    /// section 4), else to the port of its sent-by (RFC 3261 section 18.2.2).
-    pub(super) fn way_back(&self, source: SocketAddr) -> SocketAddr {
-        let port = if self.rport.is_some() {
-            source.port()
-        } else {
-            self.port
-        };
-        SocketAddr::new(source.ip(), port)
+    /// Where a response to a request that came by `source` goes: over the connection that it came by,
+    /// and if that is gone to the port of its sent-by; over UDP to the port it was sent from if it
+    /// asks for that (RFC 3581 section 4), else to the port of its sent-by (RFC 3261 section 18.2.2).
+    pub(super) fn way_back(&self, source: Flow) -> Flow {
+        let mut way_back = source;
+        if source.transport.has_connections() || self.rport.is_none() {
+            way_back.peer.set_port(self.port);
+        }
+        way_back
+    }
+
+    /// Does the sender stand behind an address translator? Then its sent-by is not where it sends
+    /// from, as this forwarder sees it.
+    pub(super) fn is_translated(&self, text: &[u8], source: SocketAddr) -> bool {
+        self.port != source.port()
+            || ip(&text[self.host.clone()]) != Some(source.ip().to_canonical())
     }
 }
 

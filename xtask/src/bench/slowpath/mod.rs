@@ -1,10 +1,14 @@
 //! `cargo xtask bench slowpath`: what a message costs in userspace. A box on the VIP, on one core, sends requests of
 //! some 500 bytes on to a sink; generator and sink have the other core. The rate is raised until messages are lost.
+//! The same over 100 connections of TCP, TLS and WebSocket ([`streams`]), with the memory of connections that do
+//! nothing; and what calls feel of attackers beside them ([`attack`]).
 //!
 //! The CPU of a message is what the kernel says all processes of the box had (`schedstat`), at the highest rate that
 //! was clean, divided by the messages that arrived.
 
+mod attack;
 mod search;
+mod streams;
 
 use std::time::Duration;
 
@@ -15,9 +19,14 @@ use sip_forwarder_tests::{
     flood::{Generator, Sink, pin_processes},
     lab::{Daemon, DaemonSpec, Family, Host, Lab, process_tree, vip},
     stateless::Stateless,
+    stream::Transport,
 };
 
-use self::search::{Measured, search};
+use self::{
+    attack::Attacked,
+    search::{Excess, Measured, search},
+    streams::Idle,
+};
 use crate::{
     Outcome, program, setup,
     shell::{is_root, say},
@@ -41,6 +50,12 @@ pub(crate) struct Slowpath {
     /// Only these boxes; all without it.
     #[arg(long = "box", value_enum, num_args = 1.., value_delimiter = ',')]
     boxes: Vec<Front>,
+    /// Only these transports; all without it.
+    #[arg(long = "transport", value_enum, num_args = 1.., value_delimiter = ',')]
+    transports: Vec<By>,
+    /// Without the calls beside attackers.
+    #[arg(long)]
+    no_attack: bool,
     /// Seconds for each rate.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=60))]
     seconds: u64,
@@ -58,12 +73,54 @@ enum Front {
     Nginx,
 }
 
+/// What was chosen, or all there is.
+fn chosen<T: ValueEnum>(named: &[T]) -> &[T] {
+    if named.is_empty() {
+        T::value_variants()
+    } else {
+        named
+    }
+}
+
 impl Front {
+    /// Is there something to compare? Of the others, Kamailio's TCP.
+    fn carries(self, by: By) -> bool {
+        match self {
+            Self::Ours => true,
+            Self::Kamailio => matches!(by, By::Udp | By::Tcp),
+            Self::Nginx => by == By::Udp,
+        }
+    }
+
     const fn name(self) -> &'static str {
         match self {
             Self::Ours => "ours",
             Self::Kamailio => "kamailio",
             Self::Nginx => "nginx",
+        }
+    }
+}
+
+/// What messages come by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum By {
+    /// Datagrams.
+    Udp,
+    /// 100 TCP connections.
+    Tcp,
+    /// 100 TLS connections.
+    Tls,
+    /// 100 WebSockets.
+    Ws,
+}
+
+impl By {
+    const fn transport(self) -> Transport {
+        match self {
+            Self::Udp => Transport::Udp,
+            Self::Tcp => Transport::Tcp,
+            Self::Tls => Transport::Tls,
+            Self::Ws => Transport::Ws,
         }
     }
 }
@@ -77,11 +134,15 @@ struct Row {
     us_per_msg: f64,
     /// Did the box lose messages at higher rates, or could the generator send no more?
     limited_by: search::Limit,
+    /// What connections without traffic cost; of ours only.
+    #[serde(flatten)]
+    idle: Option<Idle>,
 }
 
 #[derive(Serialize)]
 struct Report {
     rows: Vec<Row>,
+    attack: Option<Attacked>,
 }
 
 impl Slowpath {
@@ -90,27 +151,40 @@ impl Slowpath {
             bail!("network namespaces need root: sudo cargo xtask bench slowpath");
         }
         setup::lab_programs()?;
-        let boxes = if self.boxes.is_empty() {
-            Front::value_variants()
-        } else {
-            &self.boxes
-        };
-        let rows = boxes
-            .iter()
-            .map(|front| self.measure(*front))
-            .collect::<anyhow::Result<Vec<Row>>>()?;
-        self.show(rows)?;
+        let boxes = chosen(&self.boxes);
+        let mut rows = Vec::new();
+        for &by in chosen(&self.transports) {
+            for &front in boxes.iter().filter(|front| front.carries(by)) {
+                say(&format!(
+                    "measuring {} over {}",
+                    front.name(),
+                    by.transport()
+                ));
+                rows.push(match by {
+                    By::Udp => self.measure(front)?,
+                    _ => streams::measure(front, by.transport(), self.time())?,
+                });
+            }
+        }
+        let ours = boxes.contains(&Front::Ours);
+        let attack = (ours && !self.no_attack)
+            .then(attack::measure)
+            .transpose()?;
+        self.show(Report { rows, attack })?;
         Ok(Outcome::Done)
     }
 
+    fn time(&self) -> Duration {
+        Duration::from_secs(self.seconds)
+    }
+
     fn measure(&self, front: Front) -> anyhow::Result<Row> {
-        say(&format!("measuring {}", front.name()));
         let lab = Lab::new(1)?;
         let standing = start(&lab, front)?;
         let pids = standing.pids();
         pin_processes(&pids, BOX_CORE)?;
         let mut traffic = Traffic::new(&lab, pids)?;
-        let time = Duration::from_secs(self.seconds);
+        let time = self.time();
         let (best, limited_by) = search(|rate| traffic.measure(rate, time))?;
         Ok(Row {
             front,
@@ -118,25 +192,31 @@ impl Slowpath {
             msgs_per_s: best.rate(),
             us_per_msg: best.cpu_per_message().as_secs_f64() * 1e6,
             limited_by,
+            idle: None,
         })
     }
 
-    fn show(&self, rows: Vec<Row>) -> anyhow::Result<()> {
-        for row in rows.iter().filter(|_| !self.json) {
+    fn show(&self, report: Report) -> anyhow::Result<()> {
+        if self.json {
+            println!("{}", serde_json::to_string(&report)?);
+            return Ok(());
+        }
+        for row in &report.rows {
             let limit = match row.limited_by {
                 search::Limit::Box => "",
                 search::Limit::Generator => " (the generator could send no more)",
             };
+            let idle = row.idle.as_ref().map(Idle::to_string).unwrap_or_default();
             println!(
-                "{:10} {:4} {:>8.0} messages/s  {:>6.2} µs each{limit}",
+                "{:10} {:4} {:>8.0} messages/s  {:>6.2} µs each{limit}{idle}",
                 row.front.name(),
                 row.transport,
                 row.msgs_per_s,
                 row.us_per_msg
             );
         }
-        if self.json {
-            println!("{}", serde_json::to_string(&Report { rows })?);
+        if let Some(attack) = &report.attack {
+            println!("{attack}");
         }
         Ok(())
     }
@@ -211,6 +291,7 @@ impl Traffic {
             arrived: self.sink.arrived() - arrived,
             time,
             cpu: self.cpu().map(|now| now.saturating_sub(cpu))?,
+            excess: Excess::Lost,
         };
         say(&format!("  {measured}"));
         Ok(measured)

@@ -12,6 +12,8 @@ const GROWTH: f64 = 1.6;
 const HALVINGS: u32 = 4;
 /// The part of the messages that may be lost.
 const LOSS: f64 = 0.001;
+/// The part of the time that a box works which is at its limit.
+const BUSY: f64 = 0.9;
 /// The part of the wanted rate that the generator must reach.
 const REACHED: f64 = 0.97;
 
@@ -28,6 +30,17 @@ pub(super) struct Measured {
     pub(super) time: Duration,
     /// The CPU time of the box.
     pub(super) cpu: Duration,
+    /// What becomes of messages that the box has no time for.
+    pub(super) excess: Excess,
+}
+
+/// What becomes of messages that a box has no time for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Excess {
+    /// They are lost: datagrams.
+    Lost,
+    /// They wait, and the generator with them: streams.
+    Waits,
 }
 
 impl Measured {
@@ -40,8 +53,11 @@ impl Measured {
         self.cpu.div_f64((self.arrived as f64).max(1.0))
     }
 
+    /// A box that works all the time and has the generator wait is at its limit just like one that loses.
     fn is_clean(&self) -> bool {
-        self.arrived as f64 >= self.sent as f64 * (1.0 - LOSS)
+        let busy = self.cpu.as_secs_f64() >= self.time.as_secs_f64() * BUSY;
+        let waits = self.excess == Excess::Waits && busy && !self.reached();
+        self.arrived as f64 >= self.sent as f64 * (1.0 - LOSS) && !waits
     }
 
     fn reached(&self) -> bool {
@@ -66,7 +82,7 @@ impl fmt::Display for Measured {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Limit {
-    /// The box lost messages.
+    /// The box lost messages, or had them wait.
     Box,
     /// The generator could send no more.
     Generator,
@@ -121,6 +137,7 @@ mod tests {
                 arrived: sent.min(limit) as u64,
                 time: Duration::from_secs(1),
                 cpu: Duration::from_secs(1),
+                excess: Excess::Lost,
             })
         }
     }
@@ -139,6 +156,20 @@ mod tests {
     fn a_weak_generator_is_told() {
         let (best, by) = search(model(1e9, 100_000.0)).unwrap();
         assert_eq!((best.arrived, by), (100_000, Limit::Generator));
+    }
+
+    #[test]
+    fn a_box_that_has_the_generator_wait_is_the_limit() {
+        let mut wait = model(1e9, 33_000.0);
+        let (best, by) = search(|wanted| {
+            Ok(Measured {
+                excess: Excess::Waits,
+                ..wait(wanted)?
+            })
+        })
+        .unwrap();
+        assert_eq!(by, Limit::Box);
+        assert!((30_000..=33_000).contains(&best.arrived), "{best:?}");
     }
 
     #[test]

@@ -1,3 +1,4 @@
+mod edge;
 mod identity;
 mod properties;
 mod requests;
@@ -6,7 +7,7 @@ mod responses;
 use std::net::SocketAddr;
 
 use super::*;
-use crate::sip::headers::Sip;
+use crate::sip::{headers::Sip, transport::Flow};
 
 const OWN: &str = "192.0.2.1:5060";
 const CLIENT: &str = "198.51.100.9:40000";
@@ -15,6 +16,10 @@ const NOW: u64 = 1_800_000_000;
 
 fn address(text: &str) -> SocketAddr {
     text.parse().unwrap()
+}
+
+fn udp(text: &str) -> Flow {
+    Flow::udp(address(text))
 }
 
 fn settings() -> Settings {
@@ -43,7 +48,7 @@ fn written(patch: &Patch, original: &[u8]) -> Vec<u8> {
 fn inward(proxy: &Proxy, request: &[u8], client: &str) -> Result<Vec<u8>, Inward> {
     let mut patch = Patch::default();
     let sip = Sip::cut(request).unwrap();
-    match proxy.inward(&sip, address(client), NOW, &mut patch) {
+    match proxy.inward(&sip, udp(client), Transport::Udp, NOW, &mut patch) {
         Inward::Forward => Ok(written(&patch, request)),
         other => Err(other),
     }
@@ -53,8 +58,8 @@ fn inward(proxy: &Proxy, request: &[u8], client: &str) -> Result<Vec<u8>, Inward
 fn outward(proxy: &Proxy, request: &[u8]) -> Result<(Vec<u8>, SocketAddr), Outward> {
     let mut patch = Patch::default();
     let sip = Sip::cut(request).unwrap();
-    match proxy.outward(&sip, address(BACKEND), NOW, &mut patch) {
-        Outward::Forward { destination } => Ok((written(&patch, request), destination)),
+    match proxy.outward(&sip, udp(BACKEND), NOW, &mut patch) {
+        Outward::Forward { destination } => Ok((written(&patch, request), destination.peer)),
         other => Err(other),
     }
 }
@@ -67,8 +72,8 @@ fn response(
 ) -> Result<(Vec<u8>, SocketAddr), ResponseError> {
     let mut patch = Patch::default();
     let sip = Sip::cut(bytes).unwrap();
-    let to = proxy.response(&sip, address(BACKEND), true, NOW + seconds, &mut patch)?;
-    Ok((written(&patch, bytes), to))
+    let to = proxy.response(&sip, address(BACKEND).ip(), true, NOW + seconds, &mut patch)?;
+    Ok((written(&patch, bytes), to.peer))
 }
 
 fn text(bytes: Vec<u8>) -> String {

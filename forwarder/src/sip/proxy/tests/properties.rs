@@ -243,7 +243,7 @@ proptest! {
         let original = draft.render(false);
         let mut patch = Patch::default();
         let sip = Sip::cut(&original).unwrap();
-        let done = recording().inward(&sip, address(CLIENT), NOW, &mut patch);
+        let done = recording().inward(&sip, udp(CLIENT), Transport::Udp, NOW, &mut patch);
         prop_assert_eq!(done, Inward::Forward);
         let mut at = 0;
         for piece in patch.pieces() {
@@ -263,7 +263,7 @@ proptest! {
         let mut vias = Vec::new();
         for now in [NOW, NOW + 16 + later] {
             let sip = Sip::cut(&original).unwrap();
-            proxy().inward(&sip, address(CLIENT), now, &mut patch);
+            proxy().inward(&sip, udp(CLIENT), Transport::Udp, now, &mut patch);
             let (via, _) = split_own_via(&written(&patch, &original));
             vias.push(via.split(";sfw=").next().unwrap().to_owned());
         }
@@ -314,11 +314,11 @@ proptest! {
         let bytes = [start.as_bytes(), &parts.concat()].concat();
         let mut patch = Patch::default();
         let sip = Sip::cut(&bytes).unwrap();
-        let _ = proxy().inward(&sip, address(CLIENT), NOW, &mut patch);
-        if let Outward::Forward { .. } = recording().outward(&sip, address(BACKEND), NOW, &mut patch) {
+        let _ = proxy().inward(&sip, udp(CLIENT), Transport::Udp, NOW, &mut patch);
+        if let Outward::Forward { .. } = recording().outward(&sip, udp(BACKEND), NOW, &mut patch) {
             written(&patch, &bytes);
         }
-        let done = proxy().response(&sip, address(BACKEND), true, NOW, &mut patch);
+        let done = proxy().response(&sip, address(BACKEND).ip(), true, NOW, &mut patch);
         prop_assert!(done.is_err());
     }
 }

@@ -1,0 +1,348 @@
+//! `cargo xtask bench fastpath`: nanoseconds per packet, by `BPF_PROG_TEST_RUN`.
+//!
+//! The yardstick is a program that swaps the MAC addresses and sends the frame back, timed in the
+//! same rounds. A packet is seen again as the program left it, so backends listen on the VIP itself:
+//! the rewrite is done in full and changes nothing but the time to live, which lasts for a round.
+//! `mixed` is the mean of many packets, each in runs of its own like the others. `mixed-in-turn` gives the
+//! same packets one after the other, which the processor cannot foresee: nothing is promised of it.
+//!
+//! The affinity map is as full as its promise: entries of other calls, in all slots but those of the
+//! calls that are timed, which are at home.
+
+mod mixed;
+mod packets;
+
+use std::{collections::HashSet, net::SocketAddr, path::Path};
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use serde::Serialize;
+use sip_forwarder::{config::Config, dataplane::environment};
+use sip_forwarder_tests::{
+    frames::UdpFrame,
+    lab::{Family, Host, Lab, vip},
+    messages,
+    program::{Program, config_of, nat_service},
+};
+
+use self::{
+    mixed::{Alone, InTurn},
+    packets::{Packet, suffix},
+};
+use super::timings::Timings;
+use crate::{
+    Outcome, program, setup,
+    shell::{is_root, say},
+};
+
+const YARDSTICK: &str = "yardstick";
+const FORWARDER: &str = "sip_forwarder";
+/// Runs in a row: fewer than a packet's hop limit.
+const REPEAT: u32 = 200;
+const SIP_PORT: u16 = 5060;
+const CLIENT_PORT: u16 = 5061;
+/// Proxies in the tables.
+const BACKENDS: u8 = 3;
+/// Entries in the affinity map.
+const AFFINITY_ENTRIES: u32 = 1_000_000;
+
+/// Yardsticks that a case may cost.
+const PROMISED: [(&str, f64); 7] = [
+    ("invite", 12.0),
+    ("bye", 12.0),
+    ("ok", 12.0),
+    ("invite-long", 22.0),
+    ("mixed", 13.0),
+    ("return", 8.0),
+    ("return-request", 14.0),
+];
+/// How much more than IPv4 a case may cost with IPv6.
+const V6_MORE: f64 = 1.1;
+/// Instructions that the verifier may go through.
+const VERIFIER_BUDGET: u32 = 250_000;
+
+/// Nanoseconds per packet in the XDP program, and what the verifier made of it.
+#[derive(Args)]
+pub(crate) struct Fastpath {
+    /// One JSON object on the last line of stdout instead of the table.
+    #[arg(long)]
+    json: bool,
+    /// Rounds; the median counts.
+    #[arg(long, default_value_t = 301, value_parser = clap::value_parser!(u32).range(7..=100_000))]
+    rounds: u32,
+}
+
+#[derive(Serialize)]
+struct Report {
+    yardstick_ns: f64,
+    cases: Vec<Case>,
+    verified_insns: u32,
+    jitted_bytes: u32,
+    affinity_entries: u32,
+    /// Promises that were not met.
+    missed: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Case {
+    name: String,
+    ns: f64,
+    ratio: f64,
+    /// Half of the rounds lie within this many nanoseconds.
+    spread_ns: f64,
+}
+
+/// What is timed.
+enum What {
+    /// One packet.
+    Single(Packet),
+    /// Many, each alone.
+    Alone(Alone),
+    /// Many in turn.
+    InTurn(InTurn),
+}
+
+/// What is timed, and its rounds.
+struct Timed {
+    name: String,
+    what: What,
+    timings: Timings,
+}
+
+impl Timed {
+    fn new(name: String, what: What) -> Self {
+        Self {
+            name,
+            what,
+            timings: Timings::default(),
+        }
+    }
+}
+
+impl Fastpath {
+    pub(crate) fn run(&self) -> anyhow::Result<Outcome> {
+        if !is_root() {
+            bail!("BPF_PROG_TEST_RUN needs root: sudo cargo xtask bench fastpath");
+        }
+        setup::lab_programs()?;
+        let objects = (program::program()?, program::bench_programs()?);
+        // The way back asks the kernel's routing table: that of the lab's forwarder.
+        let lab = Lab::new(1)?;
+        say(&format!(
+            "{} rounds of {REPEAT} runs each, interleaved",
+            self.rounds
+        ));
+        let report = lab.enter(Host::Forwarder, || self.measure((&objects.0, &objects.1)))??;
+        report.show();
+        if self.json {
+            println!("{}", serde_json::to_string(&report)?);
+        }
+        Ok(if report.missed.is_empty() {
+            Outcome::Done
+        } else {
+            Outcome::Failed
+        })
+    }
+
+    fn measure(&self, (object, helpers): (&Path, &Path)) -> anyhow::Result<Report> {
+        let mut program = Program::load(object, config())?;
+        program.load_other(YARDSTICK)?;
+        let client = environment::interface_index("to-client").context("no to-client")?;
+        program.maps().allow_interface(client)?;
+        say("filling the affinity map");
+        program.fill_affinity(AFFINITY_ENTRIES, &slots())?;
+        let mut timed = Vec::new();
+        for family in [Family::V4, Family::V6] {
+            for packet in packets::single(family) {
+                packet.check(&program)?;
+                timed.push(Timed::new(packet.name.clone(), What::Single(packet)));
+            }
+            let alone = Alone::check(&program, family)?;
+            let name = format!("mixed{}", suffix(family));
+            timed.push(Timed::new(name, What::Alone(alone)));
+            let in_turn = InTurn::load(helpers, &program, family, (FORWARDER, YARDSTICK))?;
+            let name = format!("mixed-in-turn{}", suffix(family));
+            timed.push(Timed::new(name, What::InTurn(in_turn)));
+        }
+        let yardstick = self.rounds(&program, &mut timed)?;
+        let yardstick_ns = yardstick.median();
+        let mut cases: Vec<Case> = timed
+            .into_iter()
+            .map(|t| Case::new(t.name, &t.timings, yardstick_ns))
+            .collect();
+        cases.sort_by_key(|case| order(&case.name));
+        let (verified_insns, jitted_bytes) = program.size()?;
+        Ok(Report {
+            yardstick_ns,
+            missed: missed(&cases, verified_insns),
+            cases,
+            verified_insns,
+            jitted_bytes,
+            affinity_entries: AFFINITY_ENTRIES,
+        })
+    }
+
+    /// Times everything in each round. Returns the yardstick's timings.
+    fn rounds(&self, program: &Program, timed: &mut [Timed]) -> anyhow::Result<Timings> {
+        let frame = UdpFrame::new(
+            packets::client(Family::V4),
+            packets::service(Family::V4),
+            messages::sipp_invite(),
+        )
+        .build();
+        let mut yardsticks = Timings::default();
+        for _ in 0..self.rounds {
+            let yardstick = nanoseconds(program, YARDSTICK, &frame)?;
+            yardsticks.push(yardstick);
+            for timed in &mut *timed {
+                let time = match &timed.what {
+                    What::Single(packet) => nanoseconds(program, FORWARDER, &packet.frame)?,
+                    What::Alone(packets) => packets.time(program, FORWARDER, REPEAT)?,
+                    What::InTurn(packets) => packets.above_yardstick(REPEAT)? + yardstick,
+                };
+                timed.timings.push(time);
+            }
+        }
+        Ok(yardsticks)
+    }
+}
+
+impl Report {
+    fn show(&self) {
+        eprintln!(
+            "yardstick (swap MAC addresses, send back): {:.0} ns; {} entries in the affinity map",
+            self.yardstick_ns, self.affinity_entries
+        );
+        eprintln!(
+            "{:<18} {:>8} {:>8} {:>12}",
+            "packet", "ns", "ratio", "spread ns"
+        );
+        for case in &self.cases {
+            eprintln!(
+                "{:<18} {:>8.0} {:>8.1} {:>12.1}",
+                case.name, case.ns, case.ratio, case.spread_ns
+            );
+        }
+        eprintln!(
+            "verified instructions {}, machine code {} bytes",
+            self.verified_insns, self.jitted_bytes
+        );
+        for missed in &self.missed {
+            eprintln!("NOT MET: {missed}");
+        }
+    }
+}
+
+impl Case {
+    fn new(name: String, timings: &Timings, yardstick_ns: f64) -> Self {
+        let ns = timings.median();
+        Self {
+            name,
+            ns,
+            ratio: ns / yardstick_ns,
+            spread_ns: timings.spread(),
+        }
+    }
+}
+
+/// IPv4 before IPv6, and then as promised; what is not promised comes last.
+fn order(name: &str) -> (bool, usize) {
+    let plain = name.strip_suffix("-v6");
+    let place = PROMISED
+        .iter()
+        .position(|(promised, _)| *promised == plain.unwrap_or(name));
+    (plain.is_some(), place.unwrap_or(PROMISED.len()))
+}
+
+/// The promises that these figures do not meet.
+fn missed(cases: &[Case], verified_insns: u32) -> Vec<String> {
+    let find = |name: &str| cases.iter().find(|case| case.name == name);
+    let mut missed = Vec::new();
+    for (name, most) in PROMISED {
+        let v6 = format!("{name}-v6");
+        for case in [find(name), find(&v6)].into_iter().flatten() {
+            if case.ratio > most {
+                missed.push(format!(
+                    "{} costs {:.1} yardsticks, more than {most}",
+                    case.name, case.ratio
+                ));
+            }
+        }
+        if let (Some(v4), Some(v6)) = (find(name), find(&v6))
+            && v6.ns > v4.ns * V6_MORE
+        {
+            missed.push(format!(
+                "{} costs {:.0} ns, more than a tenth above IPv4's {:.0} ns",
+                v6.name, v6.ns, v4.ns
+            ));
+        }
+    }
+    if verified_insns > VERIFIER_BUDGET {
+        missed.push(format!(
+            "{verified_insns} instructions verified, more than {VERIFIER_BUDGET}"
+        ));
+    }
+    missed
+}
+
+fn nanoseconds(program: &Program, name: &str, frame: &[u8]) -> anyhow::Result<f64> {
+    Ok(program.time(name, frame, REPEAT)?.as_nanos() as f64)
+}
+
+/// Slots of all calls that are timed.
+fn slots() -> HashSet<u32> {
+    let ids = mixed::call_ids().chain([messages::CALL_ID.to_owned()]);
+    ids.map(|id| Program::slot_of(&id)).collect()
+}
+
+/// A service of each family whose backends listen on the VIP.
+fn config() -> Config {
+    let service = |name: &str, family| {
+        let address = SocketAddr::new(vip(family), SIP_PORT);
+        let backends = (1..=BACKENDS).map(|n| (format!("p{n}"), address));
+        nat_service(name, address, backends)
+    };
+    config_of(vec![
+        service("four", Family::V4),
+        service("six", Family::V6),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Case, PROMISED, missed};
+
+    fn cases(change: impl Fn(&mut Case)) -> Vec<Case> {
+        let names = PROMISED
+            .iter()
+            .flat_map(|(name, _)| [(*name).to_owned(), format!("{name}-v6")]);
+        names
+            .map(|name| {
+                let mut case = Case {
+                    name,
+                    ns: 80.0,
+                    ratio: 8.0,
+                    spread_ns: 1.0,
+                };
+                change(&mut case);
+                case
+            })
+            .collect()
+    }
+
+    #[test]
+    fn what_is_not_met_is_named() {
+        assert!(missed(&cases(|_| {}), 250_000).is_empty());
+        let slow = cases(|case| {
+            if case.name == "return-v6" {
+                (case.ns, case.ratio) = (89.0, 8.9);
+            }
+        });
+        assert_eq!(
+            missed(&slow, 250_001).len(),
+            3,
+            "{:?}",
+            missed(&slow, 250_001)
+        );
+    }
+}
