@@ -4,7 +4,10 @@ use std::{
     collections::HashMap,
     io,
     net::SocketAddr,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -46,6 +49,8 @@ use crate::{
 
 /// How long a request is tried that backends do not take.
 const TRY_FOR: Duration = Duration::from_secs(3);
+/// Messages that are tried again at a time; what is beyond is refused at once.
+const MOST_TRIED: usize = 10_000;
 /// Time between two tries.
 const TRY_AGAIN: Duration = Duration::from_millis(30);
 
@@ -63,6 +68,8 @@ pub struct Hub {
     reach: Arc<Reach>,
     /// Of each worker: the sockets of all VIPs.
     sockets: ArcSwap<Vec<HashMap<ServiceId, Socket>>>,
+    /// Messages that wait to be tried again.
+    tried: AtomicUsize,
     /// Of each thread: what it is to do.
     threads: OnceLock<Vec<UnboundedSender<Task>>>,
 }
@@ -93,6 +100,7 @@ impl Hub {
             links: DashMap::new(),
             reach,
             sockets: ArcSwap::default(),
+            tried: AtomicUsize::new(0),
             threads: OnceLock::new(),
         }
     }
@@ -266,7 +274,8 @@ impl Hub {
     /// the rule says by then.
     pub(super) fn undelivered(&self, worker: usize, message: Outbound) {
         match message.next {
-            Next::Backend { .. } if message.since.elapsed() < TRY_FOR => {
+            Next::Backend { .. } if self.may_try_again(&message) => {
+                self.tried.fetch_add(1, Ordering::Relaxed);
                 self.run(worker, Task::TryAgain(message, TRY_AGAIN));
             }
             Next::Backend { .. } => self.give_up(worker, &message, Refusal::Unreachable),
@@ -274,8 +283,21 @@ impl Hub {
         }
     }
 
+    fn may_try_again(&self, message: &Outbound) -> bool {
+        message.since.elapsed() < TRY_FOR && self.tried.load(Ordering::Relaxed) < MOST_TRIED
+    }
+
+    /// A message for a backend that does not read what waits for it.
+    pub(super) fn overflowed(&self, worker: usize, message: &Outbound) {
+        self.tables.count(Verdict::DroppedBacklog);
+        if let Some(answer) = self.answer_to(message, Refusal::Unreachable) {
+            self.send(worker, answer);
+        }
+    }
+
     /// Asks the rule once more.
     pub(super) fn try_again(&self, worker: usize, mut message: Outbound) {
+        self.tried.fetch_sub(1, Ordering::Relaxed);
         let Some(service) = self.service(message.service) else {
             self.tables.count(Verdict::DroppedFlowGone);
             return;

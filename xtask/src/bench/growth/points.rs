@@ -143,6 +143,7 @@ pub(super) fn all(object: &Path, helpers: &Path) -> Result<Vec<Point>> {
             to: SocketAddr::new(vip(FAMILY), SIP_PORT),
         };
         let numbers = Numbers {
+            first: 0,
             calls: CALLS,
             ports,
         };
@@ -194,6 +195,7 @@ fn way_back(helpers: &Path, program: &Rc<Program>) -> Result<Vec<Point>> {
         .into_iter()
         .map(|clients| {
             let numbers = Numbers {
+                first: 0,
                 calls: CALLS,
                 ports: clients,
             };

@@ -32,8 +32,11 @@ pub(crate) struct Pps {
     #[arg(long, default_value_t = 11, value_parser = clap::value_parser!(u32).range(7..=1_000))]
     rounds: u32,
     /// Frames from each core in each round.
-    #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u32).range(1_000..=100_000_000))]
+    #[arg(long, default_value_t = 400_000, value_parser = clap::value_parser!(u32).range(1_000..=100_000_000))]
     frames: u32,
+    /// Calls that the frames of one core belong to; rounded up to a power of two.
+    #[arg(long, default_value_t = 4_096, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    calls: u32,
 }
 
 /// Rates of one number of cores.
@@ -79,7 +82,7 @@ impl Pps {
         let mut cores = core_affinity::get_core_ids().context("cannot list the cores")?;
         cores.truncate(2);
         ensure!(!cores.is_empty(), "there is no core to run on");
-        let mut room = Room::new(&object, &helpers, &cores)?;
+        let mut room = Room::new((&object, &helpers), &cores, self.calls.next_power_of_two())?;
         say(&format!(
             "{} rounds of {} frames from each core, interleaved",
             self.rounds, self.frames
@@ -105,9 +108,9 @@ impl Pps {
     fn round(&self, room: &mut Room, cores: usize, series: &mut Series) -> anyhow::Result<()> {
         let bare = room.round(Front::Bare, cores, self.frames)?;
         let ours = room.round(Front::Ours, cores, self.frames)?;
-        series.bare.push(bare.pps());
-        series.ours.push(ours.pps());
-        series.lost += ours.sent.saturating_sub(ours.arrived);
+        series.bare.push(bare.pps);
+        series.ours.push(ours.pps);
+        series.lost += ours.lost;
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     path::Path,
-    sync::Barrier,
+    sync::mpsc::{self, Sender},
     thread,
     time::{Duration, Instant},
 };
@@ -11,7 +11,7 @@ use anyhow::{Context as _, ensure};
 use core_affinity::CoreId;
 use sip_forwarder::dataplane::environment::interface_index;
 use sip_forwarder_tests::{
-    frame_source::{FrameSource, Kernel, Numbers},
+    frame_source::{FrameSource, Kernel, Numbers, make_real_time, this_thread},
     lab::{Family, Host, Lab, vip},
     messages::Message,
     program::{Program, config_of, nat_service},
@@ -24,14 +24,12 @@ const SIP_PORT: u16 = 5060;
 const CLIENT_PORT: u16 = 5061;
 /// Backends, all behind one link.
 const BACKENDS: u16 = 3;
-/// Calls that the frames of one core belong to.
-const CALLS: u32 = 1 << 16;
 /// Frames in flight: a quarter of what a veth's queue holds.
 const BATCH: u32 = 64;
 /// What is under way may take this long.
 const DRAIN: Duration = Duration::from_secs(2);
-/// Packets before the clock runs: caches, page pools, the routes' first look.
-const WARM_UP: u32 = 4_096;
+/// How long all frames of a round may take.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What stands on the forwarder's side of the client's link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,15 +43,10 @@ pub(super) enum Front {
 /// What became of a round.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Round {
-    pub(super) sent: u64,
-    pub(super) arrived: u64,
-    pub(super) time: Duration,
-}
-
-impl Round {
-    pub(super) fn pps(&self) -> f64 {
-        self.arrived as f64 / self.time.as_secs_f64()
-    }
+    /// Packets that arrived in a second.
+    pub(super) pps: f64,
+    /// Packets that never arrived.
+    pub(super) lost: u64,
 }
 
 /// The lab and the programs in it.
@@ -67,8 +60,12 @@ pub(super) struct Room {
 }
 
 impl Room {
-    /// Makes the room, with as many queues as cores.
-    pub(super) fn new(object: &Path, helpers: &Path, cores: &[CoreId]) -> anyhow::Result<Self> {
+    /// Makes the room, with as many queues as cores. Frames of one core are of so many calls, a power of two.
+    pub(super) fn new(
+        (object, helpers): (&Path, &Path),
+        cores: &[CoreId],
+        calls: u32,
+    ) -> anyhow::Result<Self> {
         let lab = Lab::new(1)?;
         set_queues(&lab, Host::Forwarder, "to-client", cores.len())?;
         set_queues(&lab, Host::Proxy(1), "p1", cores.len())?;
@@ -79,8 +76,9 @@ impl Room {
             from,
             to,
         };
-        let numbers = Numbers {
-            calls: CALLS * (cores.len() as u32).next_power_of_two(),
+        let numbers = |first| Numbers {
+            first,
+            calls,
             ports: 1,
         };
         let message = Message::invite();
@@ -89,10 +87,13 @@ impl Room {
             .context("no client")?;
         let mut generators = Vec::new();
         for (place, core) in (0..).zip(cores) {
-            let mut generator =
-                calls::source(helpers, &[Kernel::Generate], &message, (ends, numbers))?;
+            let mut generator = calls::source(
+                helpers,
+                &[Kernel::Generate],
+                &message,
+                (ends, numbers(place * calls)),
+            )?;
             generator.send_by(out)?;
-            generator.count_from(place * CALLS)?;
             generators.push((*core, generator));
         }
         let onward = lab
@@ -104,7 +105,7 @@ impl Room {
         // The map of interfaces looks them up where it is written.
         lab.enter(Host::Forwarder, || program.resolve_all(onward))??;
         let programs = [Kernel::Redirect, Kernel::Arrive];
-        let mut far = calls::source(helpers, &programs, &message, (ends, numbers))?;
+        let mut far = calls::source(helpers, &programs, &message, (ends, numbers(0)))?;
         far.redirect_to(onward)?;
         lab.enter(Host::Proxy(1), || far.attach(Kernel::Arrive, "p1"))??;
         Ok(Self {
@@ -132,19 +133,15 @@ impl Room {
             Front::Ours => program.attach("to-client"),
             Front::Bare => ends.attach(Kernel::Redirect, "to-client"),
         })??;
-        let generators = &generators[..cores];
-        let ran = send(lab, generators, WARM_UP)
-            .and_then(|_| settled(ends))
-            .and_then(|before| {
-                let time = send(lab, generators, frames)?;
-                let sent = u64::from(frames) * cores as u64;
-                let arrived = arrived(ends, before + sent)? - before;
-                Ok(Round {
-                    sent,
-                    arrived,
-                    time,
-                })
-            });
+        let ran = total(ends).and_then(|before| {
+            let pps = send(lab, ends, &generators[..cores], frames)?;
+            let sent = u64::from(frames) * cores as u64;
+            let arrived = arrived(ends, before + sent)? - before;
+            Ok(Round {
+                pps,
+                lost: sent.saturating_sub(arrived),
+            })
+        });
         lab.enter(Host::Forwarder, || match front {
             Front::Ours => program.detach(link),
             Front::Bare => ends.detach(Kernel::Redirect, link),
@@ -169,49 +166,86 @@ fn set_queues(lab: &Lab, host: Host, interface: &str, queues: usize) -> anyhow::
     Ok(())
 }
 
-/// Sends from all cores at once. How long the slowest took.
-fn send(lab: &Lab, generators: &[(CoreId, FrameSource)], frames: u32) -> anyhow::Result<Duration> {
-    let start = Barrier::new(generators.len());
-    let from = |(core, generator): &(CoreId, FrameSource)| -> anyhow::Result<(Instant, Instant)> {
-        let pinned = core_affinity::set_for_current(*core);
-        start.wait();
-        ensure!(pinned, "cannot pin a thread to core {}", core.id);
-        let begin = Instant::now();
-        generator.send(frames, BATCH)?;
-        Ok((begin, Instant::now()))
+/// Sends from all cores at once, to the end. The rate is that of the time in which all cores send.
+fn send(
+    lab: &Lab,
+    ends: &FrameSource,
+    generators: &[(CoreId, FrameSource)],
+    frames: u32,
+) -> anyhow::Result<f64> {
+    let before = ends.arrived()?;
+    let from = |(core, generator): &(CoreId, FrameSource), report: Sender<i32>| {
+        ensure!(
+            core_affinity::set_for_current(*core),
+            "cannot pin a thread to core {}",
+            core.id
+        );
+        // Whoever waits for it fails if it ends before.
+        let _ = report.send(this_thread());
+        generator.send(frames, BATCH)
     };
-    let ran = lab.enter(Host::Client, || {
+    lab.enter(Host::Client, || {
+        let (report, begun) = mpsc::channel();
         // Threads are begun in here, so that they are in the namespace.
         thread::scope(|scope| {
-            let threads: Vec<_> = generators.iter().map(|g| scope.spawn(|| from(g))).collect();
-            threads
-                .into_iter()
-                .map(|thread| {
-                    thread
-                        .join()
-                        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            let threads: Vec<_> = generators
+                .iter()
+                .map(|generator| {
+                    let report = report.clone();
+                    scope.spawn(|| from(generator, report))
                 })
-                .collect::<anyhow::Result<Vec<_>>>()
+                .collect();
+            drop(report);
+            let cores: Vec<usize> = generators.iter().map(|(core, _)| core.id).collect();
+            let rate = watch(
+                &begun,
+                threads.len(),
+                || {
+                    let now = ends.arrived()?;
+                    Ok(cores.iter().map(|&core| now[core] - before[core]).collect())
+                },
+                frames,
+            );
+            for thread in threads {
+                thread
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            }
+            rate
         })
-    })??;
-    let begin = ran.iter().map(|(begin, _)| *begin).min();
-    let end = ran.iter().map(|(_, end)| *end).max();
-    Ok(begin
-        .zip(end)
-        .map_or(Duration::ZERO, |(begin, end)| end - begin))
+    })?
 }
 
-/// What has arrived once nothing more comes.
-fn settled(ends: &FrameSource) -> anyhow::Result<u64> {
-    let deadline = Instant::now() + DRAIN;
-    let mut before = total(ends)?;
+/// The rate at which frames arrive from the moment all cores send until one has sent most of its frames.
+///
+/// Threads that make frames get a real-time priority only when they do: what a test run does before it begins
+/// waits for the kernel's housekeeping, which has none.
+fn watch(
+    begun: &mpsc::Receiver<i32>,
+    cores: usize,
+    arrived: impl Fn() -> anyhow::Result<Vec<u64>>,
+    frames: u32,
+) -> anyhow::Result<f64> {
+    const LOOK: Duration = Duration::from_millis(1);
+    let deadline = Instant::now() + PATIENCE;
+    let threads: Vec<i32> = begun.iter().take(cores).collect();
+    make_real_time(this_thread(), 2)?;
+    while !arrived()?.iter().all(|&count| count > 0) {
+        ensure!(Instant::now() < deadline, "not every core's frames arrive");
+        thread::sleep(LOOK);
+    }
+    for thread in threads {
+        make_real_time(thread, 1)?;
+    }
+    let (start, first) = (Instant::now(), arrived()?);
     loop {
-        thread::sleep(Duration::from_millis(5));
-        let now = total(ends)?;
-        if now == before || Instant::now() > deadline {
-            return Ok(now);
+        thread::sleep(LOOK);
+        let (now, last) = (Instant::now(), arrived()?);
+        if last.iter().any(|&count| count > u64::from(frames) * 4 / 5) {
+            let came = last.iter().sum::<u64>() - first.iter().sum::<u64>();
+            return Ok(came as f64 / (now - start).as_secs_f64());
         }
-        before = now;
+        ensure!(now < deadline, "no core's frames arrive in time");
     }
 }
 
