@@ -114,12 +114,7 @@ fn panels(report: &Report) -> Vec<Bars> {
 
 /// The bench knows its promises, and says which were not kept.
 fn promises(report: &Report) -> Vec<Promise> {
-    let broken = report.broken.iter().map(|broken| Promise {
-        what: broken.clone(),
-        wanted: String::new(),
-        found: String::new(),
-        kept: false,
-    });
+    let broken = report.broken.iter().map(Promise::broken);
     let all = Promise {
         what: format!("all of {} runs", report.cases.len()),
         wanted: "as promised".to_owned(),
