@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sip_forwarder_ebpf::{abi::ServiceId, verdict::Verdict};
+use sip_forwarder_ebpf::abi::ServiceId;
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::client::TlsStream;
 
