@@ -247,6 +247,12 @@ impl Uac {
         &self.errors
     }
 
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// Waits for the end of the calls or the deadline, telling `progress` whenever the numbers change. Backends are
     /// not counted here: [`run_calls`] does both.
     pub fn finish(mut self, progress: &mut dyn FnMut(Progress)) -> Result<CallReport> {

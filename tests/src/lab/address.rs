@@ -34,6 +34,26 @@ pub(super) struct Plan {
     pub(super) proxies: u8,
     /// Whether there is a callee.
     pub(super) callee: bool,
+    /// What the links are.
+    pub(super) links: Links,
+}
+
+/// What joins a host to the forwarder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(super) enum Links {
+    /// One veth pair.
+    #[default]
+    Veth,
+    /// Two, and XDP programs between them: see [`Lab::cabled`](super::Lab::cabled).
+    Cable,
+}
+
+/// The two ends in the middle of a cable. Both lie in the namespace of the host.
+pub(super) struct Cable {
+    /// The peer of the host's interface.
+    pub(super) card: String,
+    /// The peer of the forwarder's.
+    pub(super) plug: String,
 }
 
 /// The address of the loopback that stands for one of the lab's IPv4 addresses.
@@ -111,6 +131,14 @@ impl Host {
         self.link().map(|_| self.to_string())
     }
 
+    /// The middle of its cable, if links are cables.
+    pub(super) fn cable(self) -> Option<Cable> {
+        self.link().map(|_| Cable {
+            card: format!("{self}-card"),
+            plug: format!("{self}-plug"),
+        })
+    }
+
     /// The forwarder's end of the link to this host.
     #[must_use]
     pub fn forwarder_interface(self) -> Option<String> {
@@ -182,15 +210,21 @@ pub(super) fn hosts(plan: Plan) -> impl Iterator<Item = Host> {
 pub(super) fn links(id: &str, plan: Plan) -> Vec<String> {
     let forwarder = namespace::name(id, Host::Forwarder);
     hosts(plan)
-        .filter(|host| *host != Host::Forwarder)
-        .map(|host| {
-            format!(
-                "link add to-{host} address {near} netns {forwarder} type veth \
-                 peer name {host} address {far} netns {there}",
-                near = mac_text(host.forwarder_mac()),
-                far = mac_text(host.mac()),
-                there = namespace::name(id, host),
-            )
+        .filter_map(|host| host.cable().map(|cable| (host, cable)))
+        .flat_map(|(host, Cable { card, plug })| {
+            let there = namespace::name(id, host);
+            let near = format!(
+                "link add to-{host} address {} netns {forwarder} type veth peer name",
+                mac_text(host.forwarder_mac())
+            );
+            let far = format!("{host} address {} netns {there}", mac_text(host.mac()));
+            match plan.links {
+                Links::Veth => vec![format!("{near} {far}")],
+                Links::Cable => vec![
+                    format!("{near} {plug} netns {there}"),
+                    format!("link add {far} type veth peer name {card} netns {there}"),
+                ],
+            }
         })
         .collect()
 }
@@ -219,6 +253,16 @@ pub(super) fn addresses(host: Host, plan: Plan) -> Vec<String> {
         peer_mac: host.forwarder_mac(),
     };
     lines.extend(end.lines());
+    if plan.links == Links::Cable {
+        let ends = host.cable().map(|Cable { card, plug }| [card, plug]);
+        // Nothing but what is redirected goes by these.
+        lines.extend(ends.into_iter().flatten().flat_map(|end| {
+            [
+                format!("link set {end} addrgenmode none"),
+                format!("link set {end} up"),
+            ]
+        }));
+    }
     lines.extend([Family::V4, Family::V6].map(|family| {
         let gateway = host.gateway(family);
         format!("route add default via {gateway}")

@@ -12,9 +12,11 @@ pub mod address;
 pub mod cgroup;
 pub mod daemon;
 pub mod namespace;
+mod napi;
 mod peers;
 pub mod process;
 pub mod process_tree;
+pub mod redirect;
 mod registry;
 mod teardown;
 
@@ -30,13 +32,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use address::Plan;
 pub use address::{Family, Host, Mac, vip};
+use address::{Links, Plan};
 pub use cgroup::CpuGroup;
 pub use daemon::{Backend, Daemon, DaemonSpec, Service};
 pub use namespace::Namespace;
+pub use napi::NapiThreads;
 use peers::PeerPrograms;
 pub use process::Process;
+pub use redirect::Redirect;
 
 /// How many proxies a lab can have: their number is one byte of their address, 254 is the callee's and 255 the VIP's.
 pub const MAX_PROXIES: u8 = 253;
@@ -58,6 +62,8 @@ struct Inner {
     place: Place,
     lifetime: Lifetime,
     peers: Mutex<Option<PeerPrograms>>,
+    /// Both directions of every cable.
+    cables: Mutex<Vec<Redirect>>,
 }
 
 /// Where the hosts are.
@@ -84,6 +90,7 @@ impl Lab {
         Self::of_handle(Plan {
             proxies,
             callee: false,
+            links: Links::Veth,
         })
     }
 
@@ -92,7 +99,26 @@ impl Lab {
         Self::of_handle(Plan {
             proxies,
             callee: true,
+            links: Links::Veth,
         })
+    }
+
+    /// The same with links on which frames arrive as they do from a network card whose driver knows XDP: in pages of
+    /// their own, with room before them. Out of a plain veth comes what the sender's stack made, and that must be
+    /// copied before an XDP program may see it; here the copy is made on the way, at the host's end, by XDP programs
+    /// out of this object file that redirect from one veth pair to another.
+    pub fn cabled(proxies: u8, object: &Path) -> Result<Self> {
+        let lab = Self::of_handle(Plan {
+            proxies,
+            callee: false,
+            links: Links::Cable,
+        })?;
+        let cables = redirect::cables(&lab, object)?;
+        *lab.inner
+            .cables
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = cables;
+        Ok(lab)
     }
 
     /// The same without namespaces and without root: every host is an address of the loopback. IPv4 only, since
@@ -103,6 +129,7 @@ impl Lab {
         let plan = Plan {
             proxies,
             callee: false,
+            links: Links::Veth,
         };
         registry::add(&id)?;
         make_dir(&teardown::lab_dir(&id))
@@ -123,6 +150,7 @@ impl Lab {
         let plan = Plan {
             proxies,
             callee: false,
+            links: Links::Veth,
         };
         Self::create(word, plan, Lifetime::UntilDown)
     }
@@ -139,6 +167,7 @@ impl Lab {
         let plan = Plan {
             proxies,
             callee: false,
+            links: Links::Veth,
         };
         let namespaces = open_namespaces(word, plan)?;
         Ok(Self::wrap(
@@ -201,6 +230,7 @@ impl Lab {
             place,
             lifetime,
             peers: Mutex::new(None),
+            cables: Mutex::default(),
         };
         Self {
             inner: Arc::new(inner),
@@ -333,6 +363,20 @@ impl Lab {
         self.hosts()
             .into_iter()
             .filter_map(Host::forwarder_interface)
+            .collect()
+    }
+
+    /// All interfaces of a host that carry its traffic.
+    fn interfaces(&self, host: Host) -> Vec<String> {
+        let Some(own) = host.interface() else {
+            return self.forwarder_interfaces();
+        };
+        let cable = host
+            .cable()
+            .filter(|_| self.inner.plan.links == Links::Cable);
+        let ends = cable.map(|cable| [cable.card, cable.plug]);
+        std::iter::once(own)
+            .chain(ends.into_iter().flatten())
             .collect()
     }
 

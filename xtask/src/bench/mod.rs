@@ -4,6 +4,7 @@ mod churn;
 mod fastpath;
 mod heartbeats;
 mod oslb;
+mod peers;
 mod reaction;
 mod slowpath;
 
@@ -28,6 +29,8 @@ enum Name {
     Heartbeats(heartbeats::Heartbeats),
     /// Failed calls and balance when all is well, a proxy fails, a hog eats its CPU; beside Kamailio's dispatcher.
     Oslb(oslb::Oslb),
+    /// CPU per call in a box before the proxies, beside plain routing, nftables, nginx, Kamailio.
+    Peers(peers::Peers),
     /// How soon new calls see a pushed weight, and the death of a proxy.
     Reaction(reaction::Reaction),
     /// Messages per second and CPU per message of a box in userspace that sends everything on.
@@ -41,6 +44,7 @@ impl Bench {
             Name::Fastpath(bench) => bench.run(),
             Name::Heartbeats(bench) => bench.run(),
             Name::Oslb(bench) => bench.run(),
+            Name::Peers(bench) => bench.run(),
             Name::Reaction(bench) => bench.run(),
             Name::Slowpath(bench) => bench.run(),
         }
