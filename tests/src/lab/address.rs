@@ -190,11 +190,11 @@ fn address(family: Family, link: u8, last: u8) -> IpAddr {
     }
 }
 
-fn mac(link: u8, end: u8) -> Mac {
+pub(super) fn mac(link: u8, end: u8) -> Mac {
     [0x02, 0x53, 0x49, 0x50, link, end]
 }
 
-fn mac_text(mac: Mac) -> String {
+pub(super) fn mac_text(mac: Mac) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 

@@ -18,6 +18,7 @@ pub mod process;
 pub mod process_tree;
 pub mod redirect;
 mod registry;
+mod shortcut;
 mod teardown;
 
 use std::collections::BTreeMap;
@@ -41,6 +42,7 @@ pub use napi::NapiThreads;
 use peers::PeerPrograms;
 pub use process::Process;
 pub use redirect::Redirect;
+pub use shortcut::Shortcut;
 
 /// How many proxies a lab can have: their number is one byte of their address, 254 is the callee's and 255 the VIP's.
 pub const MAX_PROXIES: u8 = 253;

@@ -6,6 +6,7 @@ mod heartbeats;
 mod oslb;
 mod peers;
 mod reaction;
+mod sipp;
 mod slowpath;
 
 use clap::{Args, Subcommand};
@@ -33,6 +34,8 @@ enum Name {
     Peers(peers::Peers),
     /// How soon new calls see a pushed weight, and the death of a proxy.
     Reaction(reaction::Reaction),
+    /// Highest clean rate of SIPp calls through the forwarder, and with nothing between.
+    Sipp(sipp::Sipp),
     /// Messages per second and CPU per message of a box in userspace that sends everything on.
     Slowpath(slowpath::Slowpath),
 }
@@ -46,6 +49,7 @@ impl Bench {
             Name::Oslb(bench) => bench.run(),
             Name::Peers(bench) => bench.run(),
             Name::Reaction(bench) => bench.run(),
+            Name::Sipp(bench) => bench.run(),
             Name::Slowpath(bench) => bench.run(),
         }
     }

@@ -12,14 +12,16 @@ use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use self::room::Room;
+use self::room::{Measured, Room};
 use crate::{
     Outcome, setup,
     shell::{is_root, say},
 };
 
-/// A round in which calls fail is played again so often: the machine may have paused.
+/// A round in which more than [`LOSS`] is lost is played again so often: the machine may have paused.
 const TRIES: u32 = 3;
+/// The part of calls and INVITEs that may be lost to that: what a veth's queue of 256 does not hold.
+const LOSS: f64 = 0.01;
 /// CPU per call and per INVITE in a box before the proxies: ours, routing, nftables, nginx, Kamailio, a bare redirect.
 #[derive(Args)]
 pub(crate) struct Peers {
@@ -79,6 +81,7 @@ struct Samples {
     front: Front,
     calls: Vec<f64>,
     invites: Vec<f64>,
+    lost: Vec<f64>,
 }
 
 #[derive(Serialize)]
@@ -90,6 +93,8 @@ struct Row {
     /// Half of the rounds lie within so many microseconds.
     us_per_call_spread: f64,
     us_per_invite_spread: f64,
+    /// The part of calls or INVITEs that did not go well, whichever is more.
+    lost: f64,
 }
 
 #[derive(Serialize)]
@@ -143,10 +148,14 @@ impl Peers {
             .with_context(|| format!("calls through {front}"))?;
         let invite = tried(|| room.invites(&standing, self.invites.into(), time))
             .with_context(|| format!("INVITEs through {front}"))?;
-        let (call, invite) = (microseconds(call), microseconds(invite));
-        say(&format!("  {front:<9} {call:>7.2} {invite:>7.3}"));
-        samples.calls.push(call);
-        samples.invites.push(invite);
+        say(&format!(
+            "  {front:<9} {:>7.2} µs a call, {:>7.3} an INVITE",
+            microseconds(call.cost),
+            microseconds(invite.cost)
+        ));
+        samples.calls.push(microseconds(call.cost));
+        samples.invites.push(microseconds(invite.cost));
+        samples.lost.push(call.lost.max(invite.lost));
         Ok(())
     }
 
@@ -166,15 +175,19 @@ impl Peers {
     }
 }
 
-/// A measurement, made again if calls fail.
-fn tried(mut measure: impl FnMut() -> anyhow::Result<Duration>) -> anyhow::Result<Duration> {
-    let mut result = measure();
+/// A measurement, made again if much is lost: then the best of them.
+fn tried(mut measure: impl FnMut() -> anyhow::Result<Measured>) -> anyhow::Result<Measured> {
+    let mut best = measure()?;
     for _ in 1..TRIES {
-        let Err(error) = &result else { break };
-        say(&format!("  once more: {error:#}"));
-        result = measure();
+        if best.lost <= LOSS {
+            break;
+        }
+        let next = measure()?;
+        if next.lost < best.lost {
+            best = next;
+        }
     }
-    result
+    Ok(best)
 }
 
 fn microseconds(time: Duration) -> f64 {
@@ -187,6 +200,7 @@ impl Samples {
             front,
             calls: Vec::new(),
             invites: Vec::new(),
+            lost: Vec::new(),
         }
     }
 
@@ -199,6 +213,7 @@ impl Samples {
             us_per_invite,
             us_per_call_spread,
             us_per_invite_spread,
+            lost: median(&mut self.lost).0,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What the forwarder promises: nothing costs more than plain routing of it.
 
-use super::{Front, Row};
+use super::{Front, LOSS, Row};
 
 /// Where even a bare redirect costs more than plain routing, ours may cost so much of the redirect.
 const OF_LIMIT: f64 = 1.3;
@@ -33,7 +33,14 @@ pub(super) fn broken(rows: &[Row]) -> Vec<String> {
     [Figure::Call, Figure::Invite]
         .into_iter()
         .filter_map(|figure| fault_of(figure, rows))
+        .chain(losses(rows))
         .collect()
+}
+
+/// A figure is worth something only if messages arrived for it.
+fn losses(rows: &[Row]) -> Option<String> {
+    let ours = rows.iter().find(|row| row.front == Front::Ours)?;
+    (ours.lost > LOSS).then(|| format!("{:.1} % did not go well", ours.lost * 100.0))
 }
 
 fn fault_of(figure: Figure, rows: &[Row]) -> Option<String> {
@@ -71,6 +78,7 @@ mod tests {
                 us_per_invite: 1.0,
                 us_per_call_spread: 0.0,
                 us_per_invite_spread: 0.0,
+                lost: 0.0,
             })
             .collect()
     }
@@ -97,6 +105,13 @@ mod tests {
             ]);
             assert_eq!(broken(&rows).len(), faults, "{ours}");
         }
+    }
+
+    #[test]
+    fn what_is_lost_is_not_cheap() {
+        let mut rows = rows(&[(Front::Ours, 9.0), (Front::Direct, 30.0)]);
+        rows[0].lost = 0.02;
+        assert_eq!(broken(&rows).len(), 1);
     }
 
     #[test]
