@@ -31,6 +31,8 @@ const PORTS: u16 = 64;
 const FIRST_PORT: u16 = 20_000;
 /// Room for what waits to be read, in bytes: what is lost is to be lost in the box, not in a sink.
 const ROOM: libc::c_int = 64 << 20;
+/// Call-IDs of one generator.
+const CALLS: u64 = 10_000_000_000;
 /// Digits of the number in a Call-ID.
 const DIGITS: usize = 12;
 
@@ -100,7 +102,13 @@ pub struct Generator {
 impl Generator {
     /// Opens its sockets; nothing is sent yet.
     pub fn new(lab: &Lab, family: Family, to: SocketAddr) -> Result<Self> {
-        let sockets = (FIRST_PORT..FIRST_PORT + PORTS)
+        Self::numbered(lab, family, to, 0)
+    }
+
+    /// One of several, with ports and Call-IDs of its own.
+    pub fn numbered(lab: &Lab, family: Family, to: SocketAddr, number: u16) -> Result<Self> {
+        let first = FIRST_PORT + number * PORTS;
+        let sockets = (first..first + PORTS)
             .map(|port| {
                 let socket = bind(lab, Host::Client, Host::Client.socket(family, port))?;
                 socket
@@ -117,7 +125,7 @@ impl Generator {
             sockets,
             template,
             number_at: line + "Call-ID: ".len(),
-            next: 0,
+            next: u64::from(number) * CALLS,
         })
     }
 

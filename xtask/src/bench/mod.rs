@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: what it costs, each figure beside a yardstick of the same run.
 
+mod architectures;
 mod churn;
 mod fastpath;
 mod heartbeats;
@@ -22,6 +23,8 @@ pub(crate) struct Bench {
 
 #[derive(Subcommand)]
 enum Name {
+    /// Server architectures around one step: event loop, thread pool, process pool, a socket per core.
+    Architectures(architectures::Architectures),
     /// Calls go on while gates, weights, proxies and the daemon come and go.
     Churn(churn::Churn),
     /// Nanoseconds per packet in the XDP program, and what the verifier made of it.
@@ -43,6 +46,7 @@ enum Name {
 impl Bench {
     pub(crate) fn run(&self) -> anyhow::Result<Outcome> {
         match &self.name {
+            Name::Architectures(bench) => bench.run(),
             Name::Churn(bench) => bench.run(),
             Name::Fastpath(bench) => bench.run(),
             Name::Heartbeats(bench) => bench.run(),
@@ -53,4 +57,12 @@ impl Bench {
             Name::Slowpath(bench) => bench.run(),
         }
     }
+}
+
+/// The median, and the distance of the quartiles.
+fn median(values: &[f64]) -> (f64, f64) {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let at = |part: f64| sorted[((sorted.len() - 1) as f64 * part).round() as usize];
+    (at(0.5), at(0.75) - at(0.25))
 }

@@ -32,7 +32,7 @@ pub(crate) struct Peers {
     #[arg(long = "box", value_enum, num_args = 1.., value_delimiter = ',')]
     boxes: Vec<Front>,
     /// Rounds; the median counts.
-    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
     /// Calls per second.
     #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=20_000))]
@@ -41,7 +41,7 @@ pub(crate) struct Peers {
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     invites: u32,
     /// Seconds of calls, and of INVITEs, in each round.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=60))]
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=60))]
     seconds: u64,
 }
 
@@ -93,6 +93,9 @@ struct Row {
     /// Half of the rounds lie within so many microseconds.
     us_per_call_spread: f64,
     us_per_invite_spread: f64,
+    /// What it is of plain routing in the same round: medians of all rounds, `None` without plain routing.
+    call_to_direct: Option<f64>,
+    invite_to_direct: Option<f64>,
     /// The part of calls or INVITEs that did not go well, whichever is more.
     lost: f64,
 }
@@ -129,7 +132,7 @@ impl Peers {
             say(&format!("round {} of {}", round + 1, self.rounds));
         }
         samples.sort_by_key(|one| boxes.iter().position(|front| *front == one.front));
-        let rows: Vec<Row> = samples.iter_mut().map(Samples::row).collect();
+        let rows = rows(&samples);
         let report = Report {
             broken: promise::broken(&rows),
             rows,
@@ -149,9 +152,10 @@ impl Peers {
         let invite = tried(|| room.invites(&standing, self.invites.into(), time))
             .with_context(|| format!("INVITEs through {front}"))?;
         say(&format!(
-            "  {front:<9} {:>7.2} µs a call, {:>7.3} an INVITE",
+            "  {front:<9} {:>7.2} µs a call, {:>7.3} an INVITE, {:.2} % lost",
             microseconds(call.cost),
-            microseconds(invite.cost)
+            microseconds(invite.cost),
+            call.lost.max(invite.lost) * 100.0
         ));
         samples.calls.push(microseconds(call.cost));
         samples.invites.push(microseconds(invite.cost));
@@ -204,46 +208,55 @@ impl Samples {
         }
     }
 
-    fn row(&mut self) -> Row {
-        let (us_per_call, us_per_call_spread) = median(&mut self.calls);
-        let (us_per_invite, us_per_invite_spread) = median(&mut self.invites);
+    fn row(&self, direct: Option<&Self>) -> Row {
+        let (us_per_call, us_per_call_spread) = super::median(&self.calls);
+        let (us_per_invite, us_per_invite_spread) = super::median(&self.invites);
         Row {
             front: self.front,
             us_per_call,
             us_per_invite,
             us_per_call_spread,
             us_per_invite_spread,
-            lost: median(&mut self.lost).0,
+            call_to_direct: direct.map(|direct| ratio(&self.calls, &direct.calls)),
+            invite_to_direct: direct.map(|direct| ratio(&self.invites, &direct.invites)),
+            lost: super::median(&self.lost).0,
         }
     }
 }
 
-/// The median, and the distance of the quartiles.
-fn median(values: &mut [f64]) -> (f64, f64) {
-    values.sort_by(f64::total_cmp);
-    let at = |part: f64| values[((values.len() - 1) as f64 * part).round() as usize];
-    (at(0.5), at(0.75) - at(0.25))
+fn rows(samples: &[Samples]) -> Vec<Row> {
+    let direct = samples.iter().find(|one| one.front == Front::Direct);
+    samples.iter().map(|one| one.row(direct)).collect()
+}
+
+/// The median of the rounds' ratios: what else this machine does, it does to both of a round.
+fn ratio(ours: &[f64], yardstick: &[f64]) -> f64 {
+    let ratios: Vec<f64> = ours.iter().zip(yardstick).map(|(a, b)| a / b).collect();
+    super::median(&ratios).0
 }
 
 fn table(report: &Report) -> String {
     use std::fmt::Write as _;
     let mut text = format!(
-        "\nCPU in the box, µs; medians of {} rounds, ± half the distance of the quartiles\n\n  {:<10} {:>16} {:>18}\n",
+        "\nCPU in the box, µs; medians of {} rounds, ± half the distance of the quartiles; × direct in the same round\n\n  {:<10} {:>22} {:>24}\n",
         report.rounds,
         "box",
         format!("call ({}/s)", report.calls_per_s),
         format!("INVITE ({}/s)", report.invites_per_s),
     );
+    let times = |ratio: Option<f64>| ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}"));
     for row in &report.rows {
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
-            "  {:<10} {:>8.1} ± {:<5.1} {:>10.2} ± {:<5.2}",
+            "  {:<10} {:>8.1} ± {:<5.1} {:>5} {:>10.2} ± {:<5.2} {:>5}",
             row.front,
             row.us_per_call,
             row.us_per_call_spread / 2.0,
+            times(row.call_to_direct),
             row.us_per_invite,
             row.us_per_invite_spread / 2.0,
+            times(row.invite_to_direct),
         );
     }
     text

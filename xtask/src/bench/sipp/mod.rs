@@ -2,8 +2,8 @@
 //! and with nothing between them.
 //!
 //! Nothing is sent again, so a message that is lost fails its call; and `SIPp` is strict, so one that overtakes another
-//! fails it, too. `SIPp` itself is the limit: a rate is clean only if it kept up with it. Searches alternate between the
-//! two, and the median of several counts.
+//! fails it, too. `SIPp` itself is the limit: a rate is clean only if it kept up with it. The searches for both take turns,
+//! run by run, and the median of several counts.
 
 mod search;
 
@@ -17,7 +17,7 @@ use sip_forwarder_tests::{
     sipp::{CallOptions, Uac, Uas},
 };
 
-use self::search::Run;
+use self::search::{Run, Search};
 use crate::{
     Outcome, program, setup,
     shell::{is_root, say},
@@ -96,11 +96,18 @@ impl Sipp {
         }
         setup::lab_programs()?;
         let room = Room::new(program::daemon_or(self.forwarder.as_deref())?)?;
+        let mut searches = [Path::Direct, Path::Ours].map(|path| (path, Search::from(FIRST)));
         let (mut direct, mut ours) = (Vec::new(), Vec::new());
         for number in 1..=self.searches {
-            self.search(&room, Path::Direct, &mut direct)?;
-            self.search(&room, Path::Ours, &mut ours)?;
-            say(&format!("search {number} of {}", self.searches));
+            self.search(&room, &mut searches)?;
+            let [found_direct, found_ours] = searches.each_ref().map(|(_, s)| s.highest());
+            say(&format!(
+                "search {number} of {}: direct {found_direct}, ours {found_ours} calls/s",
+                self.searches
+            ));
+            direct.push(found_direct);
+            ours.push(found_ours);
+            searches = searches.map(|(path, search)| (path, search.again(FIRST)));
         }
         let (direct_cps, ours_cps) = (median(&direct), median(&ours));
         if direct_cps == 0 {
@@ -117,13 +124,20 @@ impl Sipp {
         })
     }
 
-    fn search(&self, room: &Room, path: Path, found: &mut Vec<u32>) -> anyhow::Result<()> {
-        let first = found.last().filter(|rate| **rate > 0);
-        let first = first.map_or(FIRST, |rate| search::again(*rate));
-        let highest = search::highest(first, |rate| self.play(room, path, rate))?;
-        say(&format!("  {path}: {highest} calls/s"));
-        found.push(highest);
-        Ok(())
+    /// Both searches by turns, until both are done: what else this machine does meets both.
+    fn search(&self, room: &Room, searches: &mut [(Path, Search)]) -> anyhow::Result<()> {
+        loop {
+            let mut done = true;
+            for (path, search) in &mut *searches {
+                if let Some(rate) = search.next() {
+                    search.tell(self.play(room, *path, rate)?);
+                    done = false;
+                }
+            }
+            if done {
+                return Ok(());
+            }
+        }
     }
 
     fn play(&self, room: &Room, path: Path, rate: u32) -> anyhow::Result<Run> {
@@ -145,7 +159,7 @@ impl Sipp {
         let reached = report.successful as f64 / report.elapsed.as_secs_f64().max(f64::EPSILON);
         let clean = report.failed == 0 && reached >= f64::from(rate) * REACHED;
         say(&format!(
-            "    {path:<6} {rate:>6}/s: {reached:>6.0}/s reached, {} failed",
+            "  {path:<6} {rate:>6}/s: {reached:>6.0}/s reached, {} failed",
             report.failed
         ));
         Ok(if clean { Run::Clean } else { Run::Unclean })

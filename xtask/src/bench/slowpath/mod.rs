@@ -4,7 +4,7 @@
 //! The CPU of a message is what the kernel says all processes of the box had (`schedstat`), at the highest rate that
 //! was clean, divided by the messages that arrived.
 
-mod search;
+pub(super) mod search;
 
 use std::time::Duration;
 

@@ -17,26 +17,26 @@ const REACHED: f64 = 0.97;
 
 /// One rate, measured.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Measured {
+pub(in crate::bench) struct Measured {
     /// Messages per second asked for.
-    pub(super) wanted: f64,
+    pub(in crate::bench) wanted: f64,
     /// Messages that were sent.
-    pub(super) sent: u64,
+    pub(in crate::bench) sent: u64,
     /// Those that arrived.
-    pub(super) arrived: u64,
+    pub(in crate::bench) arrived: u64,
     /// How long was sent.
-    pub(super) time: Duration,
+    pub(in crate::bench) time: Duration,
     /// The CPU time of the box.
-    pub(super) cpu: Duration,
+    pub(in crate::bench) cpu: Duration,
 }
 
 impl Measured {
     /// Messages per second that arrived.
-    pub(super) fn rate(&self) -> f64 {
+    pub(in crate::bench) fn rate(&self) -> f64 {
         self.arrived as f64 / self.time.as_secs_f64()
     }
 
-    pub(super) fn cpu_per_message(&self) -> Duration {
+    pub(in crate::bench) fn cpu_per_message(&self) -> Duration {
         self.cpu.div_f64((self.arrived as f64).max(1.0))
     }
 
@@ -65,7 +65,7 @@ impl fmt::Display for Measured {
 /// What kept the rate from being higher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum Limit {
+pub(in crate::bench) enum Limit {
     /// The box lost messages.
     Box,
     /// The generator could send no more.
@@ -73,7 +73,7 @@ pub(super) enum Limit {
 }
 
 /// Raises the rate until messages are lost, then closes in on the highest clean one.
-pub(super) fn search(
+pub(in crate::bench) fn search(
     mut measure: impl FnMut(f64) -> anyhow::Result<Measured>,
 ) -> anyhow::Result<(Measured, Limit)> {
     let mut rate = FIRST;
