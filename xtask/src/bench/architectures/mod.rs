@@ -33,6 +33,8 @@ const CORES: usize = 2;
 const START: Duration = Duration::from_secs(10);
 /// What is still under way may take this long to arrive.
 const DRAIN: Duration = Duration::from_millis(300);
+/// A rate is not clean if it was not in so many tries.
+const TRIES: u32 = 3;
 /// What the product has may take so much more CPU than the best.
 const OF_BEST: f64 = 1.15;
 
@@ -148,7 +150,7 @@ impl Architectures {
         let architecture = samples.architecture;
         let mut traffic = Traffic::start(lab, program, architecture)?;
         let time = Duration::from_millis(self.milliseconds);
-        let (best, _) = search(|rate| traffic.measure(rate, time))
+        let (best, _) = search(|rate| traffic.measure_patiently(rate, time))
             .with_context(|| architecture.name().to_owned())?;
         let (rate, cost) = (best.rate(), best.cpu_per_message().as_secs_f64() * 1e6);
         say(&format!(
@@ -284,6 +286,18 @@ impl Traffic {
 
     fn arrived(&self) -> u64 {
         self.sinks.iter().map(Sink::arrived).sum()
+    }
+
+    /// Measures again what is not clean: this machine may have paused.
+    fn measure_patiently(&mut self, rate: f64, time: Duration) -> anyhow::Result<Measured> {
+        let mut measured = self.measure(rate, time)?;
+        for _ in 1..TRIES {
+            if measured.is_clean() {
+                break;
+            }
+            measured = self.measure(rate, time)?;
+        }
+        Ok(measured)
     }
 
     fn measure(&mut self, rate: f64, time: Duration) -> anyhow::Result<Measured> {

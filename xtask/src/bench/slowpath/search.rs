@@ -40,7 +40,7 @@ impl Measured {
         self.cpu.div_f64((self.arrived as f64).max(1.0))
     }
 
-    fn is_clean(&self) -> bool {
+    pub(in crate::bench) fn is_clean(&self) -> bool {
         self.arrived as f64 >= self.sent as f64 * (1.0 - LOSS)
     }
 
