@@ -319,3 +319,30 @@ pub(super) fn sysctls(host: Host) -> Vec<(&'static str, &'static str)> {
     }
     settings
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(links: Links) -> Plan {
+        Plan {
+            proxies: 1,
+            callee: false,
+            links,
+        }
+    }
+
+    #[test]
+    fn a_cable_is_two_pairs_whose_middle_lies_with_the_host() {
+        assert_eq!(links("x", plan(Links::Veth)).len(), 2);
+        let lines = links("x", plan(Links::Cable));
+        let [near, far] = [&lines[2], &lines[3]];
+        assert_eq!(lines.len(), 4);
+        assert!(near.ends_with("netns sipfw-x-fwd type veth peer name p1-plug netns sipfw-x-p1"));
+        assert!(far.ends_with("netns sipfw-x-p1 type veth peer name p1-card netns sipfw-x-p1"));
+        let inside = addresses(Host::Proxy(1), plan(Links::Cable));
+        for end in ["p1-card", "p1-plug"] {
+            assert!(inside.contains(&format!("link set {end} up")), "{end}");
+        }
+    }
+}

@@ -31,6 +31,9 @@ pub(crate) struct Peers {
     /// Only these boxes; all without it.
     #[arg(long = "box", value_enum, num_args = 1.., value_delimiter = ',')]
     boxes: Vec<Front>,
+    /// How frames come to the box.
+    #[arg(long, value_enum, default_value_t = Links::Cable)]
+    links: Links,
     /// Rounds; the median counts.
     #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
@@ -43,6 +46,16 @@ pub(crate) struct Peers {
     /// Seconds of calls, and of INVITEs, in each round.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=60))]
     seconds: u64,
+}
+
+/// How frames come to the box.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Links {
+    /// As from a network card: in pages of their own, which XDP takes as they are and the kernel wraps.
+    Cable,
+    /// As out of a plain veth: wrapped already, and copied before XDP may see them.
+    Veth,
 }
 
 /// A box between caller and proxies.
@@ -103,6 +116,7 @@ struct Row {
 #[derive(Serialize)]
 struct Report {
     rows: Vec<Row>,
+    links: Links,
     rounds: u32,
     calls_per_s: u32,
     invites_per_s: u32,
@@ -116,7 +130,7 @@ impl Peers {
             bail!("network namespaces and XDP need root: sudo cargo xtask bench peers");
         }
         setup::lab_programs()?;
-        let room = Room::new()?;
+        let room = Room::new(self.links)?;
         let boxes = if self.boxes.is_empty() {
             Front::value_variants()
         } else {
@@ -136,6 +150,7 @@ impl Peers {
         let report = Report {
             broken: promise::broken(&rows),
             rows,
+            links: self.links,
             rounds: self.rounds,
             calls_per_s: self.rate,
             invites_per_s: self.invites,

@@ -1,5 +1,5 @@
 //! The lab: one client, one box, and one host with two proxies, joined by cables, so that frames come to the box as they
-//! do from a network card: see [`Lab::cabled`].
+//! do from a network card (see [`Lab::cabled`]), or by plain veth pairs.
 //!
 //! Each interface has a kernel thread of its own. The box has a core for itself, all else the other one, and both go
 //! before what else runs on this machine. What a box costs is the CPU time of the kernel threads of its interfaces and of
@@ -18,7 +18,7 @@ use sip_forwarder_tests::{
     sipp::{CallOptions, Uac, Uas},
 };
 
-use super::Front;
+use super::{Front, Links};
 use crate::{program, setup};
 
 const FAMILY: Family = Family::V4;
@@ -66,14 +66,21 @@ pub(super) struct Room {
 
 impl Room {
     /// Builds the programs and makes the lab.
-    pub(super) fn new() -> anyhow::Result<Self> {
+    pub(super) fn new(links: Links) -> anyhow::Result<Self> {
         ensure!(
             std::thread::available_parallelism().is_ok_and(|cores| cores.get() >= 2),
             "the box and what is around it need a core each: two cores or more"
         );
         let daemon = program::daemon()?;
         let xdp = program::program()?;
-        let lab = Lab::cabled(1, &xdp)?;
+        let lab = match links {
+            Links::Cable => Lab::cabled(1, &xdp)?,
+            Links::Veth => {
+                let lab = Lab::new(1)?;
+                lab.accept_xdp(&xdp)?;
+                lab
+            }
+        };
         let threads = lab.thread_napi()?;
         threads
             .all()
