@@ -15,6 +15,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, ensure};
+use rustix::process::Pid;
 
 use crate::{
     lab::{Family, Host, Lab},
@@ -23,11 +24,15 @@ use crate::{
 
 /// Messages handed to the kernel at once.
 const BATCH: usize = 32;
+/// Messages that are made up for at once after a pause; a veth's queue holds 256.
+const BURST: u64 = 128;
 /// Ports that messages come from.
 const PORTS: u16 = 64;
 const FIRST_PORT: u16 = 20_000;
 /// Room for what waits to be read, in bytes: what is lost is to be lost in the box, not in a sink.
 const ROOM: libc::c_int = 64 << 20;
+/// Call-IDs of one generator.
+const CALLS: u64 = 10_000_000_000;
 /// Digits of the number in a Call-ID.
 const DIGITS: usize = 12;
 
@@ -97,7 +102,13 @@ pub struct Generator {
 impl Generator {
     /// Opens its sockets; nothing is sent yet.
     pub fn new(lab: &Lab, family: Family, to: SocketAddr) -> Result<Self> {
-        let sockets = (FIRST_PORT..FIRST_PORT + PORTS)
+        Self::numbered(lab, family, to, 0)
+    }
+
+    /// One of several, with ports and Call-IDs of its own.
+    pub fn numbered(lab: &Lab, family: Family, to: SocketAddr, number: u16) -> Result<Self> {
+        let first = FIRST_PORT + number * PORTS;
+        let sockets = (first..first + PORTS)
             .map(|port| {
                 let socket = bind(lab, Host::Client, Host::Client.socket(family, port))?;
                 socket
@@ -114,7 +125,7 @@ impl Generator {
             sockets,
             template,
             number_at: line + "Call-ID: ".len(),
-            next: 0,
+            next: u64::from(number) * CALLS,
         })
     }
 
@@ -134,15 +145,18 @@ impl Generator {
 
     fn send_paced(&mut self, rate: f64, time: Duration) -> Result<u64> {
         let start = Instant::now();
-        let mut sent = 0;
+        let (mut sent, mut forgiven) = (0, 0);
         let mut turn = 0;
         let mut batch = vec![self.template.clone(); BATCH];
         while start.elapsed() < time {
             let due = (start.elapsed().as_secs_f64() * rate) as u64;
-            if sent + BATCH as u64 > due {
+            let owed = due.saturating_sub(sent + forgiven);
+            if owed < BATCH as u64 {
                 thread::sleep(Duration::from_micros(20));
                 continue;
             }
+            // What a pause of this machine kept from being sent would fill a veth's queue at once.
+            forgiven += owed.saturating_sub(BURST);
             for message in &mut batch {
                 self.next += 1;
                 let number = format!("{:0DIGITS$}", self.next);
@@ -221,16 +235,43 @@ pub fn pin_thread(thread: u32, core: usize) -> Result<()> {
 
 /// Lets all threads of these processes run on this core only.
 pub fn pin_processes(pids: &[u32], core: usize) -> Result<()> {
+    for thread in threads(pids)? {
+        pin_thread(thread, core)?;
+    }
+    Ok(())
+}
+
+/// Who runs first where several want to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precedence {
+    /// What a network card would interrupt a program for.
+    Card,
+    /// The programs that are measured or that measure.
+    Program,
+}
+
+/// Lets one thread (0: this one) run before all others on this machine. What it starts inherits that.
+pub fn take_precedence(thread: u32, precedence: Precedence) -> Result<()> {
+    let nice = match precedence {
+        Precedence::Card => -20,
+        Precedence::Program => -10,
+    };
+    rustix::process::setpriority_process(Pid::from_raw(thread.cast_signed()), nice)
+        .with_context(|| format!("cannot raise the priority of thread {thread}"))
+}
+
+/// All threads of these processes.
+fn threads(pids: &[u32]) -> Result<Vec<u32>> {
+    let mut threads = Vec::new();
     for pid in pids {
         let tasks = std::fs::read_dir(format!("/proc/{pid}/task"))
             .with_context(|| format!("process {pid} has ended"))?;
         for task in tasks {
             let name = task?.file_name();
-            let thread = name.to_string_lossy().parse().context("a thread's id")?;
-            pin_thread(thread, core)?;
+            threads.push(name.to_string_lossy().parse().context("a thread's id")?);
         }
     }
-    Ok(())
+    Ok(threads)
 }
 
 fn bind(lab: &Lab, host: Host, address: SocketAddr) -> Result<UdpSocket> {

@@ -10,6 +10,7 @@
 //! - [`frames`] and [`messages`]: packets and SIP messages built byte by byte, for tests that send their own.
 //! - [`corpus`]: the torture messages of RFC 4475 and RFC 5118; [`parity`]: the fast scan against the full reader.
 //! - [`fuzz`]: what fuzzing feeds; [`patches`]: what mode `proxy` changed in a message, and nothing else.
+//! - [`balancers`]: what a user would take instead of the forwarder.
 //! - [`flood`]: many messages, and who counts them; [`stateless`]: boxes that only send on.
 //! - [`proxy`]: a proxy that behaves as a test says.
 //! - [`baresip`] and [`sipsak`]: a phone and a tester's tool that others wrote.
@@ -21,6 +22,7 @@
 //! Nothing here decides anything about forwarding: expectations live in the tests.
 
 pub mod agent;
+pub mod balancers;
 pub mod baresip;
 pub mod calls;
 pub mod certificates;

@@ -85,6 +85,19 @@ pub fn nat_service(
     }
 }
 
+/// The slots of a service's ring, as control makes them of what is new.
+#[must_use]
+pub fn columns(service: &Service, numbering: &Numbering) -> Vec<Slot> {
+    let timing = Timing::from(&Heartbeats::default());
+    let (now, saved) = (Duration::ZERO, Saved::default());
+    ServiceControl::new(now, now, service, timing, &saved, |_| false).columns(|name| {
+        let backend = service.backends.iter().find(|b| b.name == name);
+        backend
+            .and_then(|b| numbering.backend(&service.name, name, b.address))
+            .map_or(BackendId::NONE, Number::id)
+    })
+}
+
 /// What the program did with a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ran {
@@ -164,21 +177,9 @@ impl Program {
             &self.config,
             &self.numbering,
             HASH_KEY,
-            &mut |service| self.columns(service),
+            &mut |service| columns(service, &self.numbering),
         )?;
         Ok(())
-    }
-
-    /// The slots of a service's ring, as control makes them of what is new.
-    fn columns(&self, service: &Service) -> Vec<Slot> {
-        let timing = Timing::from(&Heartbeats::default());
-        let (now, saved) = (Duration::ZERO, Saved::default());
-        ServiceControl::new(now, now, service, timing, &saved, |_| false).columns(|name| {
-            let backend = service.backends.iter().find(|b| b.name == name);
-            backend
-                .and_then(|b| self.numbering.backend(&service.name, name, b.address))
-                .map_or(BackendId::NONE, Number::id)
-        })
     }
 
     /// Gives the first service a ring all of whose slots are alike.

@@ -34,6 +34,7 @@ use crate::stunnel::{Side, Stunnel};
 
 const UAC: &str = include_str!("scenarios/uac.xml");
 const UAS: &str = include_str!("scenarios/uas.xml");
+const STRICT_UAS: &str = include_str!("scenarios/strict_uas.xml");
 const PATIENT_UAC: &str = include_str!("scenarios/patient_uac.xml");
 const CALLEE: &str = include_str!("scenarios/callee.xml");
 const START: Duration = Duration::from_secs(10);
@@ -105,6 +106,8 @@ pub struct Progress {
     pub failed: u64,
     /// Requests sent again.
     pub retransmissions: u64,
+    /// How long it has been calling.
+    pub elapsed: Duration,
 }
 
 impl Progress {
@@ -132,6 +135,9 @@ pub struct CallReport {
     pub backends: Vec<BackendCalls>,
     /// How long it took.
     pub seconds: f64,
+    /// The same by SIPp's own clock, without its start and its end.
+    #[serde(skip)]
+    pub elapsed: Duration,
     /// Whether the deadline ended it.
     pub timed_out: bool,
 }
@@ -205,6 +211,14 @@ impl Uas {
             log: CallLog::new(host, calls, MARKER),
             _tls: None,
         })
+    }
+
+    /// Starts one that answers at once, sends nothing again and keeps no record: as fast as `SIPp` is.
+    pub fn start_strict(lab: &Lab, host: Host, address: SocketAddr) -> Result<Self> {
+        let stem = format!("strict-{}-{host}-{}", unique(), address.port());
+        let mut command = sipp(lab, host, &stem, STRICT_UAS, address)?;
+        command.arg("-nr");
+        Self::launch(lab, host, address, &stem, command)
     }
 
     /// The lab's callee: answers whatever is asked, and again when it is asked again. With `retransmit` it repeats a
@@ -315,6 +329,12 @@ impl Uac {
         &self.errors
     }
 
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// Waits for the end of the calls or the deadline, telling `progress` whenever the numbers change. Backends are
     /// not counted here: [`run_calls`] does both.
     pub fn finish(mut self, progress: &mut dyn FnMut(Progress)) -> Result<CallReport> {
@@ -343,6 +363,7 @@ impl Uac {
             split_calls: 0,
             backends: Vec::new(),
             seconds,
+            elapsed: end.elapsed,
             timed_out: ended.is_none(),
         })
     }
@@ -465,11 +486,16 @@ fn parse_statistics(csv: &str) -> Option<Progress> {
     let mut lines = full.lines();
     let names: Vec<_> = lines.next()?.split(';').collect();
     let values: Vec<_> = lines.next_back()?.split(';').collect();
-    let field = |name| -> Option<u64> {
+    let text = |name| -> Option<&str> {
         let column = names.iter().position(|known| *known == name)?;
-        values.get(column)?.parse().ok()
+        values.get(column).copied()
     };
+    let field = |name| -> Option<u64> { text(name)?.parse().ok() };
+    // Date, time, and the seconds since 1970.
+    let clock = |name| -> Option<f64> { text(name)?.rsplit('\t').next()?.parse().ok() };
+    let elapsed = clock("CurrentTime")? - clock("StartTime")?;
     Some(Progress {
+        elapsed: Duration::try_from_secs_f64(elapsed).ok()?,
         created: field("TotalCallCreated")?,
         successful: field("SuccessfulCall(C)")?,
         failed: field("FailedCall(C)")?,
@@ -483,13 +509,14 @@ mod tests {
 
     #[test]
     fn statistics_are_read_by_name_from_the_last_full_line() {
-        let csv = "Time;TotalCallCreated;SuccessfulCall(C);FailedCall(C);Retransmissions(C);\n\
-                   1;5;2;1;0;\n2;9;7;1;3;\n3;11;";
+        let csv = "StartTime;CurrentTime;TotalCallCreated;SuccessfulCall(C);FailedCall(C);Retransmissions(C);\n\
+                   d\tt\t1.0;d\tt\t1.5;5;2;1;0;\nd\tt\t1.0;d\tt\t2.5;9;7;1;3;\nd\tt\t1.0;d\tt";
         let expected = Progress {
             created: 9,
             successful: 7,
             failed: 1,
             retransmissions: 3,
+            elapsed: Duration::from_millis(1_500),
         };
         assert_eq!(parse_statistics(csv), Some(expected));
         assert_eq!(parse_statistics("Time;Total"), None);

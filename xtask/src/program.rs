@@ -111,6 +111,13 @@ pub(crate) fn userspace_daemon() -> anyhow::Result<PathBuf> {
     Ok(file)
 }
 
+/// Builds this program as fast as the daemon is built, for what is measured in it, and returns its file.
+pub(crate) fn optimized_xtask() -> anyhow::Result<PathBuf> {
+    say("building xtask with optimizations");
+    run(cargo().args(["build", "--quiet", "--release", "--package", "xtask"]))?;
+    Ok(root().join("target/release/xtask"))
+}
+
 /// The daemon that was named, else one that is built now.
 pub(crate) fn daemon_or(named: Option<&Path>) -> anyhow::Result<PathBuf> {
     let Some(file) = named else {

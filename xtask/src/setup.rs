@@ -290,6 +290,15 @@ pub(crate) fn valgrind() -> anyhow::Result<()> {
     }
 }
 
+/// Makes sure of nftables, which benchmarks measure.
+pub(crate) fn nft() -> anyhow::Result<()> {
+    if on_path("nft") {
+        Ok(())
+    } else {
+        install(&["nftables"], "to be compared with")
+    }
+}
+
 /// Makes sure of the C++ compiler, which builds libFuzzer.
 pub(crate) fn fuzz_programs() -> anyhow::Result<()> {
     if on_path("c++") {

@@ -392,6 +392,18 @@ fn leave_by(ctx: &XdpContext, interface: u32) -> u32 {
     }
 }
 
+/// Sends a packet to the next hop of the first backend, and changes nothing but its MAC addresses.
+#[inline(always)]
+pub(crate) fn redirect_to_first(ctx: &XdpContext) -> u32 {
+    let Some(backend) = BACKENDS.get(0) else {
+        return XDP_DROP;
+    };
+    if rewrite::macs(&Packet::new(ctx, 0), backend.macs).is_none() {
+        return XDP_DROP;
+    }
+    leave_by(ctx, backend.interface)
+}
+
 /// A backend's message to anywhere but a VIP.
 #[inline(always)]
 fn from_backend(

@@ -40,6 +40,26 @@ pub(super) struct Plan {
     pub(super) callee: bool,
     /// Whether there is a phone behind the client.
     pub(super) phone: bool,
+    /// What the links are.
+    pub(super) links: Links,
+}
+
+/// What joins a host to the forwarder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(super) enum Links {
+    /// One veth pair.
+    #[default]
+    Veth,
+    /// Two, and XDP programs between them: see [`Lab::cabled`](super::Lab::cabled).
+    Cable,
+}
+
+/// The two ends in the middle of a cable. Both lie in the namespace of the host.
+pub(super) struct Cable {
+    /// The peer of the host's interface.
+    pub(super) card: String,
+    /// The peer of the forwarder's.
+    pub(super) plug: String,
 }
 
 /// The address of the loopback that stands for one of the lab's IPv4 addresses.
@@ -122,6 +142,14 @@ impl Host {
         self.link().map(|_| self.to_string())
     }
 
+    /// The middle of its cable, if links are cables.
+    pub(super) fn cable(self) -> Option<Cable> {
+        self.link().map(|_| Cable {
+            card: format!("{self}-card"),
+            plug: format!("{self}-plug"),
+        })
+    }
+
     /// The forwarder's end of the link to this host.
     #[must_use]
     pub fn forwarder_interface(self) -> Option<String> {
@@ -176,11 +204,11 @@ fn address(family: Family, link: u8, last: u8) -> IpAddr {
     }
 }
 
-fn mac(link: u8, end: u8) -> Mac {
+pub(super) fn mac(link: u8, end: u8) -> Mac {
     [0x02, 0x53, 0x49, 0x50, link, end]
 }
 
-fn mac_text(mac: Mac) -> String {
+pub(super) fn mac_text(mac: Mac) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
@@ -200,17 +228,30 @@ fn linked(plan: Plan) -> impl Iterator<Item = Host> {
 
 /// `ip` lines, for the root namespace, that make the veth pairs inside the namespaces.
 pub(super) fn links(id: &str, plan: Plan) -> Vec<String> {
+    hosts(plan)
+        .filter_map(|host| host.cable().map(|cable| (host, cable)))
+        .flat_map(|(host, cable)| joined(id, host, &cable, plan.links))
+        .chain(plan.phone.then(|| nat::link(id)))
+        .collect()
+}
+
+/// `ip` lines that join a host to the forwarder.
+fn joined(id: &str, host: Host, cable: &Cable, links: Links) -> Vec<String> {
     let forwarder = namespace::name(id, Host::Forwarder);
-    let links = linked(plan).map(|host| {
-        format!(
-            "link add to-{host} address {near} netns {forwarder} type veth \
-                 peer name {host} address {far} netns {there}",
-            near = mac_text(host.forwarder_mac()),
-            far = mac_text(host.mac()),
-            there = namespace::name(id, host),
-        )
-    });
-    links.chain(plan.phone.then(|| nat::link(id))).collect()
+    let there = namespace::name(id, host);
+    let near = format!(
+        "link add to-{host} address {} netns {forwarder} type veth peer name",
+        mac_text(host.forwarder_mac())
+    );
+    let far = format!("{host} address {} netns {there}", mac_text(host.mac()));
+    let Cable { card, plug } = cable;
+    match links {
+        Links::Veth => vec![format!("{near} {far}")],
+        Links::Cable => vec![
+            format!("{near} {plug} netns {there}"),
+            format!("link add {far} type veth peer name {card} netns {there}"),
+        ],
+    }
 }
 
 /// `ip` lines, for the host's own namespace, that give it addresses, neighbours and routes.
@@ -243,6 +284,16 @@ pub(super) fn addresses(host: Host, plan: Plan) -> Vec<String> {
         peer_mac: host.forwarder_mac(),
     };
     lines.extend(end.lines());
+    if plan.links == Links::Cable {
+        let ends = host.cable().map(|Cable { card, plug }| [card, plug]);
+        // Nothing but what is redirected goes by these.
+        lines.extend(ends.into_iter().flatten().flat_map(|end| {
+            [
+                format!("link set {end} addrgenmode none"),
+                format!("link set {end} up"),
+            ]
+        }));
+    }
     lines.extend([Family::V4, Family::V6].map(|family| {
         let gateway = host.gateway(family);
         format!("route add default via {gateway}")
@@ -301,4 +352,32 @@ pub(super) fn sysctls(host: Host, plan: Plan) -> Vec<(&'static str, &'static str
         settings.push(("ipv4/ip_forward", "1"));
     }
     settings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(links: Links) -> Plan {
+        Plan {
+            proxies: 1,
+            callee: false,
+            phone: false,
+            links,
+        }
+    }
+
+    #[test]
+    fn a_cable_is_two_pairs_whose_middle_lies_with_the_host() {
+        assert_eq!(links("x", plan(Links::Veth)).len(), 2);
+        let lines = links("x", plan(Links::Cable));
+        let [near, far] = [&lines[2], &lines[3]];
+        assert_eq!(lines.len(), 4);
+        assert!(near.ends_with("netns sipfw-x-fwd type veth peer name p1-plug netns sipfw-x-p1"));
+        assert!(far.ends_with("netns sipfw-x-p1 type veth peer name p1-card netns sipfw-x-p1"));
+        let inside = addresses(Host::Proxy(1), plan(Links::Cable));
+        for end in ["p1-card", "p1-plug"] {
+            assert!(inside.contains(&format!("link set {end} up")), "{end}");
+        }
+    }
 }

@@ -12,11 +12,14 @@ pub mod address;
 pub mod cgroup;
 pub mod daemon;
 pub mod namespace;
+mod napi;
 pub mod nat;
 mod peers;
 pub mod process;
 pub mod process_tree;
+pub mod redirect;
 mod registry;
+mod shortcut;
 mod teardown;
 
 use std::collections::BTreeMap;
@@ -31,13 +34,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use address::Plan;
 pub use address::{Family, Host, Mac, vip};
+use address::{Links, Plan};
 pub use cgroup::CpuGroup;
 pub use daemon::{Backend, Daemon, DaemonSpec, Service};
 pub use namespace::Namespace;
+pub use napi::NapiThreads;
 use peers::PeerPrograms;
 pub use process::Process;
+pub use redirect::Redirect;
+pub use shortcut::Shortcut;
 
 /// How many proxies a lab can have: their number is one byte of their address, 254 is the callee's and 255 the VIP's.
 pub const MAX_PROXIES: u8 = 253;
@@ -59,6 +65,8 @@ struct Inner {
     place: Place,
     lifetime: Lifetime,
     peers: Mutex<Option<PeerPrograms>>,
+    /// Both directions of every cable.
+    cables: Mutex<Vec<Redirect>>,
 }
 
 /// Where the hosts are.
@@ -86,6 +94,7 @@ impl Lab {
             proxies,
             callee: false,
             phone: false,
+            links: Links::Veth,
         })
     }
 
@@ -95,6 +104,7 @@ impl Lab {
             proxies,
             callee: false,
             phone: true,
+            links: Links::Veth,
         })
     }
 
@@ -104,7 +114,27 @@ impl Lab {
             proxies,
             callee: true,
             phone: false,
+            links: Links::Veth,
         })
+    }
+
+    /// The same with links on which frames arrive as they do from a network card whose driver knows XDP: in pages of
+    /// their own, with room before them. Out of a plain veth comes what the sender's stack made, and that must be
+    /// copied before an XDP program may see it; here the copy is made on the way, at the host's end, by XDP programs
+    /// out of this object file that redirect from one veth pair to another.
+    pub fn cabled(proxies: u8, object: &Path) -> Result<Self> {
+        let lab = Self::of_handle(Plan {
+            proxies,
+            callee: false,
+            phone: false,
+            links: Links::Cable,
+        })?;
+        let cables = redirect::cables(&lab, object)?;
+        *lab.inner
+            .cables
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = cables;
+        Ok(lab)
     }
 
     /// The same without namespaces and without root: every host is an address of the loopback. IPv4 only, since
@@ -116,6 +146,7 @@ impl Lab {
             proxies,
             callee: false,
             phone: false,
+            links: Links::Veth,
         };
         registry::add(&id)?;
         make_dir(&teardown::lab_dir(&id))
@@ -137,6 +168,7 @@ impl Lab {
             proxies,
             callee: false,
             phone: false,
+            links: Links::Veth,
         };
         Self::create(word, plan, Lifetime::UntilDown)
     }
@@ -154,6 +186,7 @@ impl Lab {
             proxies,
             callee: false,
             phone: false,
+            links: Links::Veth,
         };
         let namespaces = open_namespaces(word, plan)?;
         Ok(Self::wrap(
@@ -216,6 +249,7 @@ impl Lab {
             place,
             lifetime,
             peers: Mutex::new(None),
+            cables: Mutex::default(),
         };
         Self {
             inner: Arc::new(inner),
@@ -348,6 +382,20 @@ impl Lab {
         self.hosts()
             .into_iter()
             .filter_map(Host::forwarder_interface)
+            .collect()
+    }
+
+    /// All interfaces of a host that carry its traffic.
+    fn interfaces(&self, host: Host) -> Vec<String> {
+        let Some(own) = host.interface() else {
+            return self.forwarder_interfaces();
+        };
+        let cable = host
+            .cable()
+            .filter(|_| self.inner.plan.links == Links::Cable);
+        let ends = cable.map(|cable| [cable.card, cable.plug]);
+        std::iter::once(own)
+            .chain(ends.into_iter().flatten())
             .collect()
     }
 

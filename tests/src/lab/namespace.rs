@@ -95,7 +95,7 @@ impl Namespace {
             .try_for_each(|device| self.ethtool(&device, &["tx", "off"]))
     }
 
-    fn ethtool(&self, device: &str, features: &[&str]) -> Result<()> {
+    pub(super) fn ethtool(&self, device: &str, features: &[&str]) -> Result<()> {
         let output = self
             .command("ethtool")
             .arg("-K")

@@ -1,13 +1,16 @@
 //! `cargo xtask bench`: what it costs, each figure beside a yardstick of the same run.
 
+mod architectures;
 mod calls;
 mod churn;
 mod fastpath;
 mod growth;
 mod heartbeats;
 mod oslb;
+mod peers;
 mod pps;
 mod reaction;
+mod sipp;
 mod slowpath;
 mod suite;
 mod timings;
@@ -27,6 +30,8 @@ pub(crate) struct Bench {
 enum Name {
     /// Every bench, one after the other; with --report also docs/BENCHMARKS.md and its plots.
     All(suite::All),
+    /// Server architectures around one step: event loop, thread pool, process pool, a socket per core.
+    Architectures(architectures::Architectures),
     /// Calls go on while gates, weights, proxies and the daemon come and go.
     Churn(churn::Churn),
     /// Nanoseconds per packet in the XDP program, and what the verifier made of it.
@@ -39,8 +44,12 @@ enum Name {
     Oslb(oslb::Oslb),
     /// Packets per second through the forwarder, beside the bare redirect.
     Pps(pps::Pps),
+    /// CPU per call in a box before the proxies, beside plain routing, nftables, nginx, Kamailio.
+    Peers(peers::Peers),
     /// How soon new calls see a pushed weight, and the death of a proxy.
     Reaction(reaction::Reaction),
+    /// Highest clean rate of SIPp calls through the forwarder, and with nothing between.
+    Sipp(sipp::Sipp),
     /// Messages per second and CPU per message of a box in userspace that sends everything on.
     Slowpath(slowpath::Slowpath),
 }
@@ -49,16 +58,27 @@ impl Bench {
     pub(crate) fn run(&self) -> anyhow::Result<Outcome> {
         match &self.name {
             Name::All(suite) => suite.run(Name::has_subcommand),
+            Name::Architectures(bench) => bench.run(),
             Name::Churn(bench) => bench.run(),
             Name::Fastpath(bench) => bench.run(),
             Name::Growth(bench) => bench.run(),
             Name::Heartbeats(bench) => bench.run(),
             Name::Oslb(bench) => bench.run(),
             Name::Pps(bench) => bench.run(),
+            Name::Peers(bench) => bench.run(),
             Name::Reaction(bench) => bench.run(),
+            Name::Sipp(bench) => bench.run(),
             Name::Slowpath(bench) => bench.run(),
         }
     }
+}
+
+/// The median, and the distance of the quartiles.
+fn median(values: &[f64]) -> (f64, f64) {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let at = |part: f64| sorted[((sorted.len() - 1) as f64 * part).round() as usize];
+    (at(0.5), at(0.75) - at(0.25))
 }
 
 #[cfg(test)]

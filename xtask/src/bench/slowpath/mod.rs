@@ -7,7 +7,7 @@
 //! was clean, divided by the messages that arrived.
 
 mod attack;
-mod search;
+pub(super) mod search;
 mod streams;
 
 use std::time::Duration;

@@ -19,24 +19,24 @@ const REACHED: f64 = 0.97;
 
 /// One rate, measured.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Measured {
+pub(in crate::bench) struct Measured {
     /// Messages per second asked for.
-    pub(super) wanted: f64,
+    pub(in crate::bench) wanted: f64,
     /// Messages that were sent.
-    pub(super) sent: u64,
+    pub(in crate::bench) sent: u64,
     /// Those that arrived.
-    pub(super) arrived: u64,
+    pub(in crate::bench) arrived: u64,
     /// How long was sent.
-    pub(super) time: Duration,
+    pub(in crate::bench) time: Duration,
     /// The CPU time of the box.
-    pub(super) cpu: Duration,
+    pub(in crate::bench) cpu: Duration,
     /// What becomes of messages that the box has no time for.
-    pub(super) excess: Excess,
+    pub(in crate::bench) excess: Excess,
 }
 
 /// What becomes of messages that a box has no time for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Excess {
+pub(in crate::bench) enum Excess {
     /// They are lost: datagrams.
     Lost,
     /// They wait, and the generator with them: streams.
@@ -45,16 +45,16 @@ pub(super) enum Excess {
 
 impl Measured {
     /// Messages per second that arrived.
-    pub(super) fn rate(&self) -> f64 {
+    pub(in crate::bench) fn rate(&self) -> f64 {
         self.arrived as f64 / self.time.as_secs_f64()
     }
 
-    pub(super) fn cpu_per_message(&self) -> Duration {
+    pub(in crate::bench) fn cpu_per_message(&self) -> Duration {
         self.cpu.div_f64((self.arrived as f64).max(1.0))
     }
 
     /// A box that works all the time and has the generator wait is at its limit just like one that loses.
-    fn is_clean(&self) -> bool {
+    pub(in crate::bench) fn is_clean(&self) -> bool {
         let busy = self.cpu.as_secs_f64() >= self.time.as_secs_f64() * BUSY;
         let waits = self.excess == Excess::Waits && busy && !self.reached();
         self.arrived as f64 >= self.sent as f64 * (1.0 - LOSS) && !waits
@@ -81,7 +81,7 @@ impl fmt::Display for Measured {
 /// What kept the rate from being higher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum Limit {
+pub(in crate::bench) enum Limit {
     /// The box lost messages, or had them wait.
     Box,
     /// The generator could send no more.
@@ -89,7 +89,7 @@ pub(super) enum Limit {
 }
 
 /// Raises the rate until messages are lost, then closes in on the highest clean one.
-pub(super) fn search(
+pub(in crate::bench) fn search(
     mut measure: impl FnMut(f64) -> anyhow::Result<Measured>,
 ) -> anyhow::Result<(Measured, Limit)> {
     let mut rate = FIRST;
