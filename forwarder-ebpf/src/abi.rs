@@ -7,7 +7,7 @@ use crate::source::Source;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Version of the map layout. Raise it whenever a type here or a map's shape changes.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Slots of a ring: prime, and more than 100 times the largest sensible number of backends
 /// (Maglev, NSDI 2016, section 3.4).
@@ -547,6 +547,56 @@ pub struct FragmentKey {
     pub id: u32,
 }
 
+/// A set of addresses that may hold some more (Bloom 1970, with one hash): who is not in it need not be
+/// looked for in a map, and that is most of the addresses in packets.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AddressFilter([u64; Self::WORDS]);
+
+impl AddressFilter {
+    const WORDS: usize = 16;
+
+    /// No address.
+    pub const EMPTY: Self = Self([0; Self::WORDS]);
+
+    /// May this address be in the set?
+    #[must_use]
+    #[inline(always)]
+    pub const fn may_hold(&self, address: &Address) -> bool {
+        let (word, bit) = Self::place(address);
+        self.0[word] & bit != 0
+    }
+
+    /// With an address.
+    #[must_use]
+    pub const fn with(mut self, address: &Address) -> Self {
+        let (word, bit) = Self::place(address);
+        self.0[word] |= bit;
+        self
+    }
+
+    /// With all addresses of another set.
+    #[must_use]
+    pub fn and(mut self, other: &Self) -> Self {
+        for (word, more) in self.0.iter_mut().zip(other.0) {
+            *word |= more;
+        }
+        self
+    }
+
+    /// A word and a bit in it. No secret: whoever hits an address' bit is looked for in the map.
+    #[inline(always)]
+    const fn place(address: &Address) -> (usize, u64) {
+        const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+        let [a, b, c, d] = address.0;
+        let (upper, lower) = (a as u64 | (b as u64) << 32, c as u64 | (d as u64) << 32);
+        let mixed = (upper.rotate_left(23) ^ lower).wrapping_mul(ODD);
+        let mixed = (mixed ^ mixed >> 32).wrapping_mul(ODD);
+        // The upper four bits are below the number of words.
+        ((mixed >> 60) as usize, 1 << (mixed >> 54 & 63))
+    }
+}
+
 /// What the daemon tells the program beyond the tables.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -560,6 +610,10 @@ pub struct Globals {
     /// Generation of the ways to clients: another number whenever routes, neighbours or links
     /// changed, and what the kernel said before counts no more.
     pub ways: u32,
+    /// Addresses of VIPs.
+    pub vips: AddressFilter,
+    /// Addresses of backends.
+    pub sources: AddressFilter,
 }
 
 /// Traffic of one backend, per CPU.
@@ -580,7 +634,7 @@ const _: () = {
     assert!(size_of::<AffinityKey>() + size_of::<Affinity>() == 16);
     assert!(size_of::<SentByKey>() == 16);
     assert!(size_of::<FragmentKey>() == 36);
-    assert!(size_of::<Globals>() == 32);
+    assert!(size_of::<Globals>() == 288);
 };
 
 #[cfg(feature = "user")]
@@ -637,6 +691,27 @@ mod tests {
     fn swapped_macs_are_the_other_way_round() {
         let (a, b) = ([1, 2, 3, 4, 5, 6], [7, 8, 9, 10, 11, 12]);
         assert_eq!(Macs::new(a, b).swapped(), Macs::new(b, a));
+    }
+
+    #[test]
+    fn a_filter_holds_what_was_put_in_and_little_else() {
+        let address = |n: u32| Address::from(IpAddr::from(Ipv4Addr::from(0x0a00_0000 + n)));
+        let v6 = |n: u32| {
+            Address::from(IpAddr::from(Ipv6Addr::from(
+                0x2001_0db8_u128 << 96 | u128::from(n),
+            )))
+        };
+        let held = (0..20).fold(AddressFilter::EMPTY, |f, n| {
+            f.with(&address(n)).with(&v6(n))
+        });
+        assert!((0..20).all(|n| held.may_hold(&address(n)) && held.may_hold(&v6(n))));
+        for others in [address, v6] {
+            let wrong = (100..10_100).filter(|&n| held.may_hold(&others(n))).count();
+            assert!(wrong < 600, "{wrong} of 10,000 for 40 of 1,024 bits");
+        }
+        let other = AddressFilter::EMPTY.with(&address(70));
+        assert!(held.and(&other).may_hold(&address(70)) && held.and(&other).may_hold(&v6(3)));
+        assert!(!AddressFilter::EMPTY.may_hold(&address(1)));
     }
 
     #[test]

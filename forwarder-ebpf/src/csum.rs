@@ -65,11 +65,20 @@ impl Delta {
     }
 }
 
+/// The IPv4 header checksum of a packet whose time to live is one less, as loaded little-endian: the
+/// word that holds it falls by 0x0100, so the checksum rises by as much (RFC 1141).
+#[must_use]
+#[inline(always)]
+pub const fn one_hop_less(checksum: u16) -> u16 {
+    let sum = checksum as u32 + 0x0100_u16.to_be() as u32;
+    (sum + (sum >= 0xffff) as u32) as u16
+}
+
 /// The ones' complement sum of a 64-bit accumulator in 16 bits.
 #[must_use]
 #[inline(always)]
 pub const fn fold(sum: u64) -> u16 {
-    let sum = (sum >> 32) + (sum & 0xffff_ffff);
+    // At most 2³³, then 2¹⁷ + 2¹⁶, then 2¹⁶ + 1, then 2¹⁶ - 1.
     let sum = (sum >> 32) + (sum & 0xffff_ffff);
     let sum = (sum >> 16) + (sum & 0xffff);
     let sum = (sum >> 16) + (sum & 0xffff);
@@ -115,7 +124,31 @@ mod tests {
         assert_eq!(all, 0xffff);
     }
 
+    #[test]
+    fn every_sum_folds() {
+        for sum in [
+            u64::MAX,
+            u64::MAX - 1,
+            0xffff_ffff_0000_0001,
+            0x1_ffff_ffff,
+            0x1_0000,
+        ] {
+            let expected = sum % 0xffff;
+            assert_eq!(u64::from(fold(sum)) % 0xffff, expected, "{sum:x}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn one_hop_less_equals_the_changed_word(ttl in 1_u8.., protocol: u8, checksum: u16) {
+            let old = u16::from_le_bytes([ttl, protocol]);
+            let new = u16::from_le_bytes([ttl - 1, protocol]);
+            let expected = Delta::new().word(old, new).apply(checksum);
+            let got = one_hop_less(checksum);
+            // 0x0000 and 0xffff are the same number in ones' complement.
+            prop_assert!(got == expected || (got ^ expected) == 0xffff, "{got:04x} {expected:04x}");
+        }
+
         #[test]
         fn incremental_equals_full(mut bytes in proptest::collection::vec(any::<u8>(), 20..60), new: u32, at in 0usize..5) {
             let checksum = !fold(sum(&bytes));

@@ -25,6 +25,8 @@ pub struct Template {
     pub number_at: u32,
     /// Offset of the UDP destination port.
     pub port_at: u32,
+    /// The lowest number.
+    pub first_number: u32,
     /// Numbers less one; a power of two less one.
     pub number_mask: u32,
     /// Ports less one; a power of two less one.
@@ -35,6 +37,8 @@ pub struct Template {
     pub checksum: u16,
     /// The interface frames leave by, where they leave.
     pub interface: u32,
+    /// What rounds the size up; always zero.
+    pub zero: u32,
 }
 
 /// What differs from frame to frame, as it goes into the packet.
@@ -54,7 +58,7 @@ impl Template {
     #[inline(always)]
     pub const fn fresh(&self, count: u32) -> Fresh {
         let zero = characters(0);
-        let number = characters(count & self.number_mask);
+        let number = characters(self.first_number.wrapping_add(count & self.number_mask));
         let first = self.first_port.to_be();
         let port = (self.first_port + (count & self.port_mask) as u16).to_be();
         let delta = Delta::new()
@@ -108,7 +112,7 @@ impl Held {
     }
 }
 
-const _: () = assert!(size_of::<Template>() == 88 && size_of::<Held>() == 1_520);
+const _: () = assert!(size_of::<Template>() == 96 && size_of::<Held>() == 1_520);
 
 #[cfg(feature = "user")]
 mod pod {
@@ -137,6 +141,7 @@ mod tests {
             head: [0; HEAD / 8],
             number_at: 0,
             port_at: 0,
+            first_number: 7,
             number_mask: 0xffff_ffff,
             port_mask: 3,
             first_port: 5060,
@@ -144,6 +149,7 @@ mod tests {
                 csum::sum(&5060_u16.to_be_bytes()) + csum::sum(&characters(0).to_le_bytes()),
             ),
             interface: 0,
+            zero: 0,
         };
         for count in [0, 1, 2, 3, 4, 0xdead_beef] {
             let fresh = template.fresh(count);

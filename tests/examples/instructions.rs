@@ -10,6 +10,7 @@ use sip_forwarder::sip::{
     headers::Sip,
     proxy::{Inward, Patch, Proxy, Settings},
     reader,
+    transport::{Flow, Transport},
 };
 use sip_forwarder_ebpf::{
     abi::Key,
@@ -141,7 +142,7 @@ fn scan_once(message: &[u8]) -> anyhow::Result<()> {
 
 fn patch_request(proxy: &Proxy, message: &[u8], patch: &mut Patch) -> anyhow::Result<()> {
     let sip = Sip::cut(message).context("the request is no SIP")?;
-    let became = proxy.inward(&sip, address(CLIENT), NOW, patch);
+    let became = proxy.inward(&sip, Flow::udp(address(CLIENT)), Transport::Udp, NOW, patch);
     ensure!(became == Inward::Forward, "the request was not sent on");
     black_box(patch.pieces());
     Ok(())
@@ -149,9 +150,9 @@ fn patch_request(proxy: &Proxy, message: &[u8], patch: &mut Patch) -> anyhow::Re
 
 fn patch_response(proxy: &Proxy, message: &[u8], patch: &mut Patch) -> anyhow::Result<()> {
     let sip = Sip::cut(message).context("the response is no SIP")?;
-    let to = proxy.response(&sip, address(BACKEND), true, NOW, patch)?;
+    let to = proxy.response(&sip, address(BACKEND).ip(), true, NOW, patch)?;
     let client = address(CLIENT).ip();
-    ensure!(to.ip() == client, "the response goes to {to}");
+    ensure!(to.peer.ip() == client, "the response goes to {}", to.peer);
     black_box(patch.pieces());
     Ok(())
 }

@@ -130,14 +130,6 @@ impl FrameSource {
         Ok(array.set(0, Template { interface, ..there }, 0)?)
     }
 
-    /// On every core, the next frame has this number.
-    pub fn count_from(&mut self, number: u32) -> Result<()> {
-        let map = self.ebpf.map_mut("MADE").context("no MADE")?;
-        let mut counters: PerCpuArray<&mut MapData, u32> = PerCpuArray::try_from(map)?;
-        let numbers = vec![number; aya::util::nr_cpus().map_err(|(_, error)| error)?];
-        Ok(counters.set(0, numbers.try_into()?, 0)?)
-    }
-
     /// The bare redirect sends by this interface.
     pub fn redirect_to(&mut self, interface: u32) -> Result<()> {
         self.set("ONWARD", interface)
@@ -213,6 +205,27 @@ impl FrameSource {
     }
 }
 
+/// The number of this thread, for [`make_real_time`].
+#[must_use]
+pub fn this_thread() -> i32 {
+    // SAFETY: takes nothing and cannot fail.
+    unsafe { libc::gettid() }
+}
+
+/// Has a thread run before all that has no priority of this kind, or a lower one: other work on the machine then
+/// takes no part in what is measured.
+pub fn make_real_time(thread: i32, priority: i32) -> Result<()> {
+    let parameter = libc::sched_param {
+        sched_priority: priority,
+    };
+    // SAFETY: the parameter lives through the call.
+    match unsafe { libc::sched_setscheduler(thread, libc::SCHED_FIFO, &raw const parameter) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error())
+            .with_context(|| format!("cannot make thread {thread} real-time")),
+    }
+}
+
 fn xdp(ebpf: &Ebpf, program: Kernel) -> Result<&Xdp> {
     let name = program.name();
     Ok(ebpf
@@ -232,6 +245,8 @@ fn xdp_mut(ebpf: &mut Ebpf, program: Kernel) -> Result<&mut Xdp> {
 /// How frames of a template differ.
 #[derive(Clone, Copy, Debug)]
 pub struct Numbers {
+    /// Number of the first call.
+    pub first: u32,
     /// Call-IDs; a power of two.
     pub calls: u32,
     /// Destination ports from that of the template on; a power of two.
@@ -268,10 +283,12 @@ fn template(frame: &[u8], family: Family, numbers: Numbers) -> Result<Template> 
         head,
         number_at: u32::try_from(number_at)?,
         port_at: u32::try_from(port_at)?,
+        first_number: numbers.first,
         number_mask: numbers.calls - 1,
         port_mask: numbers.ports - 1,
         first_port: u16::from_be_bytes(half(port_at)?),
         checksum: u16::from_ne_bytes(half(port_at + 4)?),
         interface: 0,
+        zero: 0,
     })
 }

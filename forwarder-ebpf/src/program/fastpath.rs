@@ -16,7 +16,8 @@ use aya_ebpf::{
 use core::arch::asm;
 use sip_forwarder_ebpf::{
     abi::{
-        Backend, BackendFlags, BackendId, Endpoint, Event, FragmentKey, Globals, Key, Macs, Service,
+        Backend, BackendFlags, BackendId, BackendRef, Endpoint, Event, FragmentKey, Globals, Key,
+        Macs, Service,
     },
     packet::{self, Family, Flow, Part},
     rule::{self, Entry},
@@ -68,11 +69,9 @@ fn dispatch(ctx: &XdpContext, frame: &Packet, scratch: &mut Scratch, globals: &G
     if flow.without_ports() {
         return without_ports(ctx, frame, flow, globals);
     }
-    // SAFETY: the daemon replaces entries whole; a reader sees the old or the new one.
-    let (service, from) = if let Some(vip) = unsafe { VIPS.get(&flow.destination) } {
+    let (service, from) = if let Some(vip) = vip(&flow.destination, globals) {
         (vip.service, BackendId::NONE)
-    // SAFETY: as above.
-    } else if let Some(origin) = unsafe { SOURCES.get(&flow.source) } {
+    } else if let Some(origin) = origin(&flow.source, globals) {
         (origin.service, origin.backend)
     } else {
         return pass(Verdict::IgnoredOther.number());
@@ -97,6 +96,26 @@ fn dispatch(ctx: &XdpContext, frame: &Packet, scratch: &mut Scratch, globals: &G
         why
     };
     leave_to_slow_path(ctx, &scratch.flow, blurred_number(frame, why))
+}
+
+/// The service of a VIP and port. Most packets that are not for it are not looked for.
+#[inline(always)]
+fn vip(destination: &Endpoint, globals: &Globals) -> Option<&'static BackendRef> {
+    if !globals.vips.may_hold(&destination.address) {
+        return None;
+    }
+    // SAFETY: the daemon replaces entries whole; a reader sees the old or the new one.
+    unsafe { VIPS.get(destination) }
+}
+
+/// The backend with this address and port. Most clients are not looked for.
+#[inline(always)]
+fn origin(source: &Endpoint, globals: &Globals) -> Option<&'static BackendRef> {
+    if !globals.sources.may_hold(&source.address) {
+        return None;
+    }
+    // SAFETY: the daemon replaces entries whole.
+    unsafe { SOURCES.get(source) }
 }
 
 /// Reads a message to a service, or of one of its backends (`returning`), into `scratch.scan`. Both
@@ -302,7 +321,11 @@ fn to_service(
         return Exit::leave(Verdict::PassedTooLarge.number());
     }
     lookups.remember(scan, &decision, backend, now);
-    send_to_backend(ctx, frame, flow, &decision, backend)
+    let action = leave_by(ctx, backend.interface);
+    if action == XDP_PASS || rewrite_for_backend(frame, flow, backend, globals).is_none() {
+        return fault();
+    }
+    Exit::between(decision.verdict, action, decision.backend, BackendId::NONE)
 }
 
 /// Does the fast path take packets of this shape?
@@ -331,29 +354,16 @@ fn check_returning(payload: &Packet) -> Result<(), Verdict> {
     }
 }
 
-/// Gives the packet to its backend.
+/// Makes the packet its backend's.
 #[inline(always)]
-fn send_to_backend(
-    ctx: &XdpContext,
+fn rewrite_for_backend(
     frame: &Packet,
     flow: &Flow,
-    decision: &Chosen,
     backend: &Backend,
-) -> Exit {
-    let action = leave_by(ctx, backend.interface);
-    if action == XDP_PASS {
-        return fault();
-    }
-    if rewrite_for_backend(frame, flow, backend).is_none() {
-        return fault();
-    }
-    Exit::between(decision.verdict, action, decision.backend, BackendId::NONE)
-}
-
-#[inline(always)]
-fn rewrite_for_backend(frame: &Packet, flow: &Flow, backend: &Backend) -> Option<()> {
+    globals: &Globals,
+) -> Option<()> {
     rewrite::endpoint(frame, flow, Side::Destination, &backend.endpoint)?;
-    if let Some(vip) = spiral_source(flow) {
+    if let Some(vip) = spiral_source(flow, globals) {
         rewrite::endpoint(frame, flow, Side::Source, vip)?;
     }
     rewrite::count_hop(frame, flow)?;
@@ -363,9 +373,8 @@ fn rewrite_for_backend(frame: &Packet, flow: &Flow, backend: &Backend) -> Option
 /// The VIP that stands for the sender, if the sender is itself a backend: its message spirals
 /// through the VIP, and the answer must come back the same way.
 #[inline(always)]
-fn spiral_source(flow: &Flow) -> Option<&'static Endpoint> {
-    // SAFETY: the daemon replaces entries whole.
-    let origin = unsafe { SOURCES.get(&flow.source) }?;
+fn spiral_source(flow: &Flow, globals: &Globals) -> Option<&'static Endpoint> {
+    let origin = origin(&flow.source, globals)?;
     SERVICES
         .get(u32::from(origin.service.0))
         .map(|service| &service.vip)

@@ -222,8 +222,11 @@ impl Lookups<'_> {
                     count(Event::RECENT_EVICTED);
                 }
                 let seen = Recent::new(fingerprint, now as u16, decision.backend);
-                // SAFETY: as in `recent`.
-                unsafe { place.write_volatile(seen) };
+                // One that says so already is not written: it may be on another CPU's cache line.
+                if seen != old {
+                    // SAFETY: as in `recent`.
+                    unsafe { place.write_volatile(seen) };
+                }
             }
         }
         if decision.remember & Chosen::CALL != 0 {

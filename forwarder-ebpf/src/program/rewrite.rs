@@ -6,7 +6,7 @@ use crate::source::Packet;
 use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
 use sip_forwarder_ebpf::{
     abi::{Endpoint, Macs},
-    csum::Delta,
+    csum::{self, Delta},
     packet::{Family, Flow},
     source::Source,
 };
@@ -92,10 +92,7 @@ pub(crate) fn count_hop(packet: &Packet, flow: &Flow) -> Option<()> {
             let checksum = packet.u16_at(flow.ip + V4_CHECKSUM)?;
             let new = old.wrapping_sub(1);
             packet.store(flow.ip + V4_TTL, new)?;
-            packet.store(
-                flow.ip + V4_CHECKSUM,
-                Delta::new().word(old, new).apply(checksum),
-            )
+            packet.store(flow.ip + V4_CHECKSUM, csum::one_hop_less(checksum))
         }
         Family::V6 => packet.store(flow.ip + V6_HOP_LIMIT, flow.time_to_live.wrapping_sub(1)),
     }

@@ -7,6 +7,8 @@ use std::{fmt::Write as _, time::Duration};
 
 use super::status::{Backend, Connections, Heartbeats, Service, Status};
 
+/// A certificate that ends within this time is an alarm.
+const CERTIFICATE_ALARM: Duration = Duration::from_hours(7 * 24);
 /// States that an operator brought about: told, but no reason to worry.
 const INTENDED: [&str; 2] = ["draining", "disabled"];
 
@@ -116,6 +118,18 @@ fn faults(service: &Service) -> Vec<String> {
     }
     if service.suspects_itself {
         say("its backends fell silent at once, so this forwarder's own network is suspected");
+    }
+    for certificate in &service.certificates {
+        let left = Duration::from_secs(certificate.ends_in_seconds);
+        if left.is_zero() {
+            say(&format!("the certificate {} is over", certificate.chain));
+        } else if left < CERTIFICATE_ALARM {
+            let left = humantime::format_duration(left);
+            say(&format!(
+                "the certificate {} ends in {left}",
+                certificate.chain
+            ));
+        }
     }
     for backend in &service.backends {
         let state = backend.state.as_str();

@@ -74,8 +74,22 @@ pub struct Service {
     pub suspects_itself: bool,
     /// Is anybody open to new calls?
     pub takes_calls: bool,
+    /// The certificates of its listeners.
+    #[serde(default)]
+    pub certificates: Vec<Certificate>,
     /// Its backends.
     pub backends: Vec<Backend>,
+}
+
+/// A certificate that clients are shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certificate {
+    /// The file it is the first of.
+    pub chain: String,
+    /// The host names it is for.
+    pub names: Vec<String>,
+    /// Seconds until it ends; 0 if it has.
+    pub ends_in_seconds: u64,
 }
 
 /// One backend.

@@ -3,12 +3,12 @@
 use std::{
     collections::HashMap,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use serde::Serialize;
 use sip_forwarder_ebpf::{
-    abi::{BackendId, Event},
+    abi::{BackendId, Event, ServiceId},
     verdict::{Outcome, TABLE},
 };
 
@@ -206,8 +206,25 @@ impl Picture {
                 .map(|at| at.saturating_sub(conductor.now()).as_secs()),
             suspects_itself: plan.suspects_itself,
             takes_calls: backends.iter().any(|b| b.open),
+            certificates: self.certificates(scene.numbering.service(&service.name)),
             backends,
         })
+    }
+
+    /// The certificates of the service of this number.
+    fn certificates(&self, service: Option<u16>) -> Vec<status::Certificate> {
+        let (Some(hub), Some(service)) = (&self.hub, service) else {
+            return Vec::new();
+        };
+        let ends_in = |at: SystemTime| at.duration_since(SystemTime::now());
+        let certificates = hub.certificates(ServiceId(service)).into_iter();
+        certificates
+            .map(|certificate| status::Certificate {
+                chain: certificate.chain.display().to_string(),
+                names: certificate.names,
+                ends_in_seconds: ends_in(certificate.at).map_or(0, |left| left.as_secs()),
+            })
+            .collect()
     }
 
     /// One backend; `None` if it has no number.

@@ -11,7 +11,10 @@ use sip_forwarder_ebpf::{
 };
 
 use super::{Maps, MapsError};
-use crate::slowpath::{Placer, store::Store};
+use crate::slowpath::{
+    Placer,
+    store::{Store, View},
+};
 
 /// The workers' tables over the kernel's maps.
 pub type KernelTables = Placer<KernelStore>;
@@ -20,6 +23,15 @@ pub type KernelTables = Placer<KernelStore>;
 pub struct KernelStore(pub Arc<Maps>);
 
 impl Store for KernelStore {
+    type Error = MapsError;
+    type View<'a> = &'a Self;
+
+    fn look(&self) -> &Self {
+        self
+    }
+}
+
+impl View for &KernelStore {
     type Error = MapsError;
 
     fn service(&self, id: ServiceId) -> Result<Service, MapsError> {

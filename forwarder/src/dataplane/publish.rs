@@ -4,8 +4,8 @@
 //! generation nobody reads before the one word that makes it the live one.
 
 use sip_forwarder_ebpf::abi::{
-    Backend, BackendFlags, BackendId, Globals, LINES_PER_RING, RingLine, SLOTS_PER_LINE, Service,
-    ServiceId, Slot,
+    AddressFilter, Backend, BackendFlags, BackendId, Endpoint, Globals, LINES_PER_RING, RingLine,
+    SLOTS_PER_LINE, Service, ServiceId, Slot,
 };
 
 use super::{Maps, MapsError, contents::Contents, nexthop::NextHop};
@@ -37,20 +37,29 @@ pub fn services(
     columns: &mut dyn FnMut(&config::Service) -> Vec<Slot>,
 ) -> Result<(), MapsError> {
     let contents = Contents::of(config, numbering, hash_key);
-    maps.globals.set(
-        0,
-        Globals {
-            ways: maps.globals.get(0)?.ways,
-            ..globals(config, hash_key)
-        },
-    )?;
+    let (vips, sources) = (contents.vips(), contents.sources());
+    let there = maps.globals.get(0)?;
+    let wanted = Globals {
+        ways: there.ways,
+        vips: filter(vips.keys()),
+        sources: filter(sources.keys()),
+        ..globals(config, hash_key)
+    };
+    // Until the maps are replaced, what is old counts beside what is new.
+    let both = Globals {
+        vips: wanted.vips.and(&there.vips),
+        sources: wanted.sources.and(&there.sources),
+        ..wanted
+    };
+    maps.globals.set(0, both)?;
     for service in &contents.services {
         let slots = columns(service.service);
         write_ring(maps, service.id, &slots, Some(service.entry()))?;
     }
-    maps.sources.replace(&contents.sources())?;
+    maps.sources.replace(&sources)?;
     maps.sent_by.replace(&contents.names())?;
-    maps.vips.replace(&contents.vips())?;
+    maps.vips.replace(&vips)?;
+    maps.globals.set(0, wanted)?;
     let wanted = contents.backends();
     for index in 0..config.limits.backends {
         let is_old = !wanted.contains_key(&(index as u16));
@@ -59,6 +68,13 @@ pub fn services(
         }
     }
     Ok(())
+}
+
+/// What the program asks before it looks into a map.
+fn filter<'a>(endpoints: impl Iterator<Item = &'a Endpoint>) -> AddressFilter {
+    endpoints.fold(AddressFilter::EMPTY, |filter, endpoint| {
+        filter.with(&endpoint.address)
+    })
 }
 
 fn globals(config: &Config, hash_key: [u64; 2]) -> Globals {

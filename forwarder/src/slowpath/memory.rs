@@ -12,7 +12,7 @@ use std::{
     },
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use sip_forwarder_ebpf::{
     abi::{
         Affinity, Backend, BackendFlags, BackendId, BackendRef, RING_SLOTS, Recent, SentByKey,
@@ -22,7 +22,10 @@ use sip_forwarder_ebpf::{
 };
 use thiserror::Error;
 
-use super::{calls::Calls, store::Store};
+use super::{
+    calls::Calls,
+    store::{Store, View},
+};
 
 /// What is asked for is not there: control and workers disagree, which is a bug.
 #[derive(Clone, Copy, Debug, Error)]
@@ -173,36 +176,57 @@ impl MemoryStore {
     }
 }
 
+/// The tables while one message is decided on: reaching for the snapshot is an atomic operation that all
+/// loads before it must end for.
+pub struct MemoryView<'a> {
+    snapshot: Guard<Arc<Snapshot>>,
+    store: &'a MemoryStore,
+}
+
 impl Store for MemoryStore {
+    type Error = Missing;
+    type View<'a> = MemoryView<'a>;
+
+    fn look(&self) -> MemoryView<'_> {
+        MemoryView {
+            snapshot: self.snapshot.load(),
+            store: self,
+        }
+    }
+}
+
+impl View for MemoryView<'_> {
     type Error = Missing;
 
     fn service(&self, id: ServiceId) -> Result<Service, Missing> {
-        let snapshot = self.snapshot.load();
-        let found = snapshot.services.get(usize::from(id.0)).ok_or(Missing)?;
+        let found = self
+            .snapshot
+            .services
+            .get(usize::from(id.0))
+            .ok_or(Missing)?;
         Ok(found.as_ref().ok_or(Missing)?.service)
     }
 
     fn slot(&self, service: &Service, slot: u32) -> Result<Slot, Missing> {
-        let snapshot = self.snapshot.load();
-        let found = snapshot.services.get(usize::from(service.id.0));
+        let found = self.snapshot.services.get(usize::from(service.id.0));
         let ring = found.and_then(Option::as_ref).ok_or(Missing)?;
         ring.slots.get(slot as usize).copied().ok_or(Missing)
     }
 
     fn backend(&self, id: BackendId) -> Result<Backend, Missing> {
         let index = usize::from(id.0);
-        let mut backend = *self.snapshot.load().backends.get(index).ok_or(Missing)?;
-        let flags = self.flags.get(index).ok_or(Missing)?;
+        let mut backend = *self.snapshot.backends.get(index).ok_or(Missing)?;
+        let flags = self.store.flags.get(index).ok_or(Missing)?;
         backend.flags = BackendFlags(flags.load(Ordering::Relaxed));
         Ok(backend)
     }
 
     fn call(&self, service: &Service, call: Digest) -> Result<Option<Affinity>, Missing> {
-        let hint = self.hint(service, call).ok_or(Missing)?;
+        let hint = self.store.hint(service, call).ok_or(Missing)?;
         if hint.load(Ordering::Acquire) == 0 {
             return Ok(None);
         }
-        Ok(self.calls.get(call.affinity_key(service.id)))
+        Ok(self.store.calls.get(call.affinity_key(service.id)))
     }
 
     fn remember_call(
@@ -211,28 +235,30 @@ impl Store for MemoryStore {
         call: Digest,
         entry: Affinity,
     ) -> Result<(), Missing> {
-        let hint = self.hint(service, call).ok_or(Missing)?;
-        self.calls.insert(call.affinity_key(service.id), entry);
+        let hint = self.store.hint(service, call).ok_or(Missing)?;
+        self.store
+            .calls
+            .insert(call.affinity_key(service.id), entry);
         hint.store(1, Ordering::Release);
         Ok(())
     }
 
     fn recent(&self, index: u32) -> Result<Recent, Missing> {
-        let seen = self.recent.get(index as usize).ok_or(Missing)?;
+        let seen = self.store.recent.get(index as usize).ok_or(Missing)?;
         Ok(Recent(seen.load(Ordering::Relaxed)))
     }
 
     fn set_recent(&self, index: u32, recent: Recent) -> Result<(), Missing> {
-        let seen = self.recent.get(index as usize).ok_or(Missing)?;
+        let seen = self.store.recent.get(index as usize).ok_or(Missing)?;
         seen.store(recent.0, Ordering::Relaxed);
         Ok(())
     }
 
     fn named(&self, key: &SentByKey) -> Result<Option<BackendRef>, Missing> {
-        Ok(self.snapshot.load().names.get(key).copied())
+        Ok(self.snapshot.names.get(key).copied())
     }
 
     fn origin(&self, source: SocketAddr) -> Result<Option<BackendRef>, Missing> {
-        Ok(self.snapshot.load().origins.get(&source).copied())
+        Ok(self.snapshot.origins.get(&source).copied())
     }
 }

@@ -1,33 +1,29 @@
 //! The rule, asked over a store: what a worker needs of the tables.
 
+mod look;
+
 use std::{
     collections::HashMap,
     io::Write as _,
     net::SocketAddr,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::{Arc, OnceLock, atomic::AtomicU32},
 };
 
 use arc_swap::ArcSwap;
 use sip_forwarder_ebpf::{
-    abi::{
-        Affinity, Backend, BackendFlags, BackendId, BackendRef, Event, Key, Policy, RING_SLOTS,
-        Recent, SentByKey, Service, ServiceId, Slot,
-    },
+    abi::{BackendId, BackendRef, SentByKey, ServiceId},
     hash::{self, Digest},
-    rule::{self, Decision, Entry, Found},
     scan::REFUSAL_TAG,
     verdict::Verdict,
 };
 use tokio::sync::mpsc::Sender;
 use tracing::warn;
 
+use self::look::Look;
 use super::{
     counters::Counters,
-    placement::{Message, Placed, Placement, Starting, Tables},
-    store::Store,
+    placement::{Message, Placed, Tables},
+    store::{Store, View},
 };
 use crate::{
     config::Overload,
@@ -90,199 +86,12 @@ impl<S: Store> Placer<S> {
         &self.store
     }
 
-    fn try_place(&self, id: ServiceId, message: &Message<'_>) -> Result<Placed, S::Error> {
-        let service = self.store.service(id)?;
-        let call = hash::digest(self.hash_key, message.call_id);
-        let mut found = self.find(&service, message, call)?;
-        let mut decision = rule::decide(&found);
-        if !decision.backend.is_some() {
-            let manners = self.manners.load();
-            let manners = manners.get(&id);
-            found.admit = self.last_resort(&service, message, call, manners);
-            decision = rule::decide(&found);
-            if !decision.backend.is_some() {
-                return Ok(refusal(message, manners));
-            }
-            if message.start.is_some() {
-                decision.verdict = Verdict::ForwardedEmergency;
-            }
+    /// The tables as they are now.
+    fn look(&self) -> Look<'_, S> {
+        Look {
+            placer: self,
+            tables: self.store.look(),
         }
-        let backend = self.store.backend(decision.backend)?;
-        self.remember(&service, call, decision, found.entry, &backend)?;
-        self.counters.to_backend(decision.backend);
-        Ok(Placed::To(Placement {
-            backend: backend.endpoint.into(),
-            verdict: decision.verdict,
-        }))
-    }
-
-    /// Who gets what is never refused while a backend lives, though none takes new calls: emergency
-    /// calls, and messages of calls whose home is dead. The home if it lives, else anybody.
-    fn last_resort(
-        &self,
-        service: &Service,
-        message: &Message<'_>,
-        call: Digest,
-        manners: Option<&Manners>,
-    ) -> BackendId {
-        let Some(manners) = manners else {
-            return BackendId::NONE;
-        };
-        let may_be_refused =
-            |start: Starting<'_>| !address::is_emergency(start.uri, &manners.emergency);
-        if message.start.is_some_and(may_be_refused) {
-            return BackendId::NONE;
-        }
-        let home = self
-            .slot(service, call)
-            .map_or(BackendId::NONE, |slot| self.live(service, slot.home()));
-        let live: Vec<BackendId> = manners
-            .backends
-            .iter()
-            .copied()
-            .filter(|&id| self.live(service, id).is_some())
-            .collect();
-        let other = live.get(call.0 as usize % live.len().max(1));
-        home.or(other.copied().unwrap_or(BackendId::NONE))
-    }
-
-    fn find(
-        &self,
-        service: &Service,
-        message: &Message<'_>,
-        call: Digest,
-    ) -> Result<Found, S::Error> {
-        let slot = self.slot(service, call)?;
-        let (entry, known) = self.entry(service, call)?;
-        let recent = if message.role.starts() {
-            self.recent(service, call)?
-        } else {
-            BackendId::NONE
-        };
-        // A turn is taken only by a call that the policy places.
-        let chosen = match message.start {
-            Some(start) if !recent.is_some() => self.chosen_slot(service, &start, slot)?,
-            _ => slot,
-        };
-        Ok(Found {
-            role: message.role,
-            entry,
-            known,
-            named: self.named(service, message.host)?,
-            recent,
-            admit: self.live(service, chosen.admit()),
-            home: self.live(service, slot.home()),
-            slot,
-        })
-    }
-
-    /// The slot whose `admit` a new call gets, by the service's policy and key.
-    fn chosen_slot(
-        &self,
-        service: &Service,
-        start: &Starting<'_>,
-        own: Slot,
-    ) -> Result<Slot, S::Error> {
-        if service.policy == Policy::ROUND_ROBIN
-            && let Some(turns) = self.turns.get(usize::from(service.id.0))
-        {
-            let turn = turns.fetch_add(1, Ordering::Relaxed);
-            return self.store.slot(service, turn % RING_SLOTS);
-        }
-        let key = if start.method == b"REGISTER" {
-            service.register_key
-        } else {
-            service.key
-        };
-        let value = match key {
-            Key::TO => start.to,
-            Key::FROM => start.from,
-            Key::REQUEST_URI => start.uri,
-            _ => return Ok(own),
-        };
-        let record = address::address_of_record(value);
-        self.slot(service, hash::digest(self.hash_key, &record))
-    }
-
-    fn slot(&self, service: &Service, call: Digest) -> Result<Slot, S::Error> {
-        self.store.slot(service, call.slot())
-    }
-
-    fn live(&self, service: &Service, id: BackendId) -> BackendId {
-        match self.store.backend(id) {
-            Ok(b) if b.flags.has(BackendFlags::ALIVE) && b.service == service.id => id,
-            _ => BackendId::NONE,
-        }
-    }
-
-    fn entry(&self, service: &Service, call: Digest) -> Result<(Entry, BackendId), S::Error> {
-        let Some(entry) = self.store.call(service, call)? else {
-            return Ok((Entry::Absent, BackendId::NONE));
-        };
-        let same = self
-            .store
-            .backend(entry.backend)
-            .is_ok_and(|b| b.incarnation == entry.incarnation);
-        let known = self.live(service, entry.backend);
-        Ok(if same && known.is_some() {
-            (Entry::Live, known)
-        } else {
-            (Entry::Stale, BackendId::NONE)
-        })
-    }
-
-    fn named(&self, service: &Service, host: Option<(&[u8], u16)>) -> Result<BackendId, S::Error> {
-        let Some((text, port)) = host else {
-            return Ok(BackendId::NONE);
-        };
-        let key = SentByKey::new(hash::digest(self.hash_key, &canonical(text)).0, port);
-        Ok(match self.store.named(&key)? {
-            Some(name) if name.service == service.id => self.live(service, name.backend),
-            _ => BackendId::NONE,
-        })
-    }
-
-    fn recent(&self, service: &Service, call: Digest) -> Result<BackendId, S::Error> {
-        let seen = self
-            .store
-            .recent(call.recent_index(service.id, self.recent_mask))?;
-        Ok(self.live(
-            service,
-            seen.backend_of(call.fingerprint(service.id), seconds() as u16),
-        ))
-    }
-
-    fn remember(
-        &self,
-        service: &Service,
-        call: Digest,
-        decision: Decision,
-        entry: Entry,
-        backend: &Backend,
-    ) -> Result<(), S::Error> {
-        let now = seconds();
-        if decision.remember_start {
-            let fingerprint = call.fingerprint(service.id);
-            let index = call.recent_index(service.id, self.recent_mask);
-            let old = self.store.recent(index)?;
-            if old.counts(now as u16) && !old.is_of(fingerprint) {
-                self.counters.event(Event::RECENT_EVICTED);
-            }
-            let seen = Recent::new(fingerprint, now as u16, decision.backend);
-            self.store.set_recent(index, seen)?;
-        }
-        if decision.remember_call {
-            if entry == Entry::Absent {
-                self.counters.event(Event::AFFINITY_ADDED);
-            }
-            let entry = Affinity {
-                backend: decision.backend,
-                incarnation: backend.incarnation,
-                second: now,
-            };
-            self.store.remember_call(service, call, entry)?;
-        }
-        Ok(())
     }
 }
 
@@ -308,7 +117,7 @@ impl<S: Store> Managed for Placer<S> {
 
 impl<S: Store> Tables for Placer<S> {
     fn place(&self, service: ServiceId, message: &Message<'_>) -> Placed {
-        self.try_place(service, message).unwrap_or_else(|error| {
+        self.look().place(service, message).unwrap_or_else(|error| {
             warn!(%error, "a message could not be placed");
             Placed::Dropped(Verdict::DroppedTableFault)
         })
@@ -320,18 +129,20 @@ impl<S: Store> Tables for Placer<S> {
     }
 
     fn is_backend(&self, service: ServiceId, source: SocketAddr) -> bool {
-        matches!(self.store.origin(source), Ok(Some(origin)) if origin.service == service)
+        matches!(self.store.look().origin(source), Ok(Some(origin)) if origin.service == service)
     }
 
     fn spiral_source(&self, source: SocketAddr) -> Option<SocketAddr> {
-        let origin = self.store.origin(source).ok()??;
-        Some(self.store.service(origin.service).ok()?.vip.into())
+        let tables = self.store.look();
+        let origin = tables.origin(source).ok()??;
+        Some(tables.service(origin.service).ok()?.vip.into())
     }
 
     fn unreachable(&self, service: ServiceId, destination: SocketAddr) {
-        if let (Some(told), Ok(Some(origin))) =
-            (self.unreachable.get(), self.store.origin(destination))
-            && origin.service == service
+        if let (Some(told), Ok(Some(origin))) = (
+            self.unreachable.get(),
+            self.store.look().origin(destination),
+        ) && origin.service == service
         {
             // Where there is no room, others have told of it.
             let _ = told.try_send(origin);
@@ -339,34 +150,22 @@ impl<S: Store> Tables for Placer<S> {
     }
 
     fn takes_calls(&self, service: ServiceId) -> bool {
-        let Ok(service) = self.store.service(service) else {
+        let look = self.look();
+        let Ok(service) = look.tables.service(service) else {
             return false;
         };
         // Any slot that admits somebody will do; with somebody open, all of them admit somebody.
-        self.slot(&service, Digest(0))
-            .is_ok_and(|slot| self.live(&service, slot.admit()).is_some())
+        look.slot(&service, Digest(0))
+            .is_ok_and(|slot| look.live(&service, slot.admit()).is_some())
     }
 
     fn is_own_name(&self, service: ServiceId, host: &[u8], port: u16) -> bool {
         let key = SentByKey::new(hash::digest(self.hash_key, &canonical(host)).0, port);
-        matches!(self.store.named(&key), Ok(Some(name)) if name.service == service && !name.backend.is_some())
+        matches!(self.store.look().named(&key), Ok(Some(name)) if name.service == service && !name.backend.is_some())
     }
 
     fn count(&self, verdict: Verdict) {
         self.counters.verdict(verdict);
-    }
-}
-
-/// What becomes of a message that no backend may have.
-fn refusal(message: &Message<'_>, manners: Option<&Manners>) -> Placed {
-    match manners {
-        Some(manners) if message.start.is_some() => match manners.overload {
-            Overload::Reject => Placed::Refused {
-                retry_after: manners.retry_after,
-            },
-            Overload::Drop => Placed::Dropped(Verdict::DroppedOverload),
-        },
-        _ => Placed::Dropped(Verdict::DroppedNoBackend),
     }
 }
 

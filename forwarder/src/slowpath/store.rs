@@ -8,8 +8,21 @@ use sip_forwarder_ebpf::{
     hash::Digest,
 };
 
-/// What the rule's questions are answered from. Read and written by all workers at once.
+/// Tables that all workers read and write at once.
 pub trait Store: Send + Sync {
+    /// What may go wrong.
+    type Error: Display;
+    /// The tables, looked at.
+    type View<'a>: View<Error = Self::Error>
+    where
+        Self: 'a;
+
+    /// A look at the tables: to be taken for each message, and not to be held beyond it.
+    fn look(&self) -> Self::View<'_>;
+}
+
+/// What the rule's questions are answered from.
+pub trait View {
     /// What may go wrong.
     type Error: Display;
 
@@ -49,45 +62,12 @@ pub trait Store: Send + Sync {
 /// A store is shared by workers and control.
 impl<S: Store> Store for Arc<S> {
     type Error = S::Error;
+    type View<'a>
+        = S::View<'a>
+    where
+        Self: 'a;
 
-    fn service(&self, id: ServiceId) -> Result<Service, S::Error> {
-        (**self).service(id)
-    }
-
-    fn slot(&self, service: &Service, slot: u32) -> Result<Slot, S::Error> {
-        (**self).slot(service, slot)
-    }
-
-    fn backend(&self, id: BackendId) -> Result<Backend, S::Error> {
-        (**self).backend(id)
-    }
-
-    fn call(&self, service: &Service, call: Digest) -> Result<Option<Affinity>, S::Error> {
-        (**self).call(service, call)
-    }
-
-    fn remember_call(
-        &self,
-        service: &Service,
-        call: Digest,
-        entry: Affinity,
-    ) -> Result<(), S::Error> {
-        (**self).remember_call(service, call, entry)
-    }
-
-    fn recent(&self, index: u32) -> Result<Recent, S::Error> {
-        (**self).recent(index)
-    }
-
-    fn set_recent(&self, index: u32, recent: Recent) -> Result<(), S::Error> {
-        (**self).set_recent(index, recent)
-    }
-
-    fn named(&self, key: &SentByKey) -> Result<Option<BackendRef>, S::Error> {
-        (**self).named(key)
-    }
-
-    fn origin(&self, source: SocketAddr) -> Result<Option<BackendRef>, S::Error> {
-        (**self).origin(source)
+    fn look(&self) -> S::View<'_> {
+        (**self).look()
     }
 }

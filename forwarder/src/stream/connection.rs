@@ -104,7 +104,12 @@ impl<W: Wire> Connection<W> {
             }
         };
         self.hub.counters.end(ending);
-        self.say_farewell(ending).await;
+        let Self {
+            wire, registered, ..
+        } = self;
+        // Nothing more can be sent: whoever tries is to know.
+        drop(registered);
+        say_farewell(wire, ending).await;
         ending
     }
 
@@ -210,7 +215,7 @@ impl<W: Wire> Connection<W> {
             Incoming::Message(range) => {
                 let message = self.wire.bytes(range.clone());
                 if self.sender.is_backend {
-                    self.handle().unanswered.answered(message);
+                    self.handle().unanswered.forget(message);
                 }
                 let service = self.handle().service;
                 self.hub.handle(self.worker, service, message, self.sender)
@@ -295,26 +300,26 @@ impl<W: Wire> Connection<W> {
         }
         is_over(self.active, limits.idle_timeout).then_some(Ending::Idle)
     }
+}
 
-    /// Sends what can still be sent, and closes in good order. What the peer goes on sending is taken
-    /// and thrown away for a moment, or the kernel would break the connection before the peer has read
-    /// why it ends.
-    async fn say_farewell(mut self, ending: Ending) {
-        if matches!(ending, Ending::Broken | Ending::Stalled | Ending::Backlog) {
-            return;
-        }
-        // Whoever does not listen is left.
-        let _ = timeout(FAREWELL, async {
-            while self.wire.has_queued() {
-                if poll_fn(|cx| self.wire.poll_flush(cx)).await.is_err() {
-                    return;
-                }
-            }
-            if poll_fn(|cx| self.wire.poll_shutdown(cx)).await.is_err() || ending == Ending::Peer {
+/// Sends what can still be sent, and closes in good order. What the peer goes on sending is taken and
+/// thrown away for a moment, or the kernel would break the connection before the peer has read why it
+/// ends.
+async fn say_farewell<W: Wire>(mut wire: W, ending: Ending) {
+    if matches!(ending, Ending::Broken | Ending::Stalled | Ending::Backlog) {
+        return;
+    }
+    // Whoever does not listen is left.
+    let _ = timeout(FAREWELL, async {
+        while wire.has_queued() {
+            if poll_fn(|cx| wire.poll_flush(cx)).await.is_err() {
                 return;
             }
-            while poll_fn(|cx| self.wire.poll_discard(cx)).await.is_ok() {}
-        })
-        .await;
-    }
+        }
+        if poll_fn(|cx| wire.poll_shutdown(cx)).await.is_err() || ending == Ending::Peer {
+            return;
+        }
+        while poll_fn(|cx| wire.poll_discard(cx)).await.is_ok() {}
+    })
+    .await;
 }

@@ -4,7 +4,10 @@ use std::{
     collections::HashMap,
     io,
     net::SocketAddr,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -25,6 +28,7 @@ use super::{
     registry::{Registry, Unsent},
     service::Service,
     streams::Task,
+    tls::Expiry,
     whole,
 };
 use crate::config::Connections;
@@ -45,6 +49,8 @@ use crate::{
 
 /// How long a request is tried that backends do not take.
 const TRY_FOR: Duration = Duration::from_secs(3);
+/// Messages that are tried again at a time; what is beyond is refused at once.
+const MOST_TRIED: usize = 10_000;
 /// Time between two tries.
 const TRY_AGAIN: Duration = Duration::from_millis(30);
 
@@ -62,6 +68,8 @@ pub struct Hub {
     reach: Arc<Reach>,
     /// Of each worker: the sockets of all VIPs.
     sockets: ArcSwap<Vec<HashMap<ServiceId, Socket>>>,
+    /// Messages that wait to be tried again.
+    tried: AtomicUsize,
     /// Of each thread: what it is to do.
     threads: OnceLock<Vec<UnboundedSender<Task>>>,
 }
@@ -92,6 +100,7 @@ impl Hub {
             links: DashMap::new(),
             reach,
             sockets: ArcSwap::default(),
+            tried: AtomicUsize::new(0),
             threads: OnceLock::new(),
         }
     }
@@ -131,6 +140,14 @@ impl Hub {
 
     pub(super) fn limits(&self) -> &Connections {
         &self.registry.limits
+    }
+
+    /// When the certificates of a service's listeners end.
+    #[must_use]
+    pub fn certificates(&self, service: ServiceId) -> Vec<Expiry> {
+        let service = self.service(service);
+        let tls = service.as_ref().and_then(|s| s.server_tls.as_ref());
+        tls.map(|tls| tls.expires()).unwrap_or_default()
     }
 
     pub(super) fn service(&self, id: ServiceId) -> Option<Arc<Service>> {
@@ -257,7 +274,8 @@ impl Hub {
     /// the rule says by then.
     pub(super) fn undelivered(&self, worker: usize, message: Outbound) {
         match message.next {
-            Next::Backend { .. } if message.since.elapsed() < TRY_FOR => {
+            Next::Backend { .. } if self.may_try_again(&message) => {
+                self.tried.fetch_add(1, Ordering::Relaxed);
                 self.run(worker, Task::TryAgain(message, TRY_AGAIN));
             }
             Next::Backend { .. } => self.give_up(worker, &message, Refusal::Unreachable),
@@ -265,8 +283,21 @@ impl Hub {
         }
     }
 
+    fn may_try_again(&self, message: &Outbound) -> bool {
+        message.since.elapsed() < TRY_FOR && self.tried.load(Ordering::Relaxed) < MOST_TRIED
+    }
+
+    /// A message for a backend that does not read what waits for it.
+    pub(super) fn overflowed(&self, worker: usize, message: &Outbound) {
+        self.tables.count(Verdict::DroppedBacklog);
+        if let Some(answer) = self.answer_to(message, Refusal::Unreachable) {
+            self.send(worker, answer);
+        }
+    }
+
     /// Asks the rule once more.
     pub(super) fn try_again(&self, worker: usize, mut message: Outbound) {
+        self.tried.fetch_sub(1, Ordering::Relaxed);
         let Some(service) = self.service(message.service) else {
             self.tables.count(Verdict::DroppedFlowGone);
             return;

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sip_forwarder_ebpf::{abi::ServiceId, verdict::Verdict};
+use sip_forwarder_ebpf::abi::ServiceId;
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::client::TlsStream;
 
@@ -88,8 +88,8 @@ impl Link {
             Stage::Open(handle) => match send(hub, handle, &message) {
                 Ok(()) => return,
                 Err(Unsent::Backlog) => {
-                    hub.tables.count(Verdict::DroppedBacklog);
-                    return;
+                    drop(state);
+                    return hub.overflowed(key.worker, &message);
                 }
                 Err(Unsent::Gone) => {}
             },
@@ -98,8 +98,8 @@ impl Link {
                 return;
             }
             Stage::Opening(_) => {
-                hub.tables.count(Verdict::DroppedBacklog);
-                return;
+                drop(state);
+                return hub.overflowed(key.worker, &message);
             }
             Stage::Resting(until) if Instant::now() < *until => {
                 drop(state);
@@ -119,16 +119,17 @@ impl Link {
     }
 
     /// Sends what waited, and from now on at once.
-    fn opened(&self, hub: &Hub, handle: &Arc<Handle>) {
+    fn opened(&self, hub: &Hub, worker: usize, handle: &Arc<Handle>) {
         let mut state = self.lock();
         state.failures = 0;
         let before = std::mem::replace(&mut state.stage, Stage::Open(Arc::clone(handle)));
-        if let Stage::Opening(waiting) = before {
-            for message in waiting {
-                if send(hub, handle, &message).is_err() {
-                    hub.tables.count(Verdict::DroppedBacklog);
-                }
-            }
+        let Stage::Opening(mut waiting) = before else {
+            return;
+        };
+        waiting.retain(|message| send(hub, handle, message).is_err());
+        drop(state);
+        for message in waiting {
+            hub.overflowed(worker, &message);
         }
     }
 
@@ -144,10 +145,10 @@ impl Link {
         }
     }
 
-    /// The connection is no more.
-    fn closed(&self) {
+    /// The connection is no more. There may be another by now.
+    fn closed(&self, handle: &Arc<Handle>) {
         let mut state = self.lock();
-        if matches!(state.stage, Stage::Open(_)) {
+        if matches!(&state.stage, Stage::Open(open) if Arc::ptr_eq(open, handle)) {
             state.stage = Stage::Closed;
         }
     }
@@ -161,7 +162,9 @@ fn send(hub: &Hub, handle: &Handle, message: &Outbound) -> Result<(), Unsent> {
     if is_repeatable(message) {
         handle.unanswered.sent(message, Instant::now());
     }
-    handle.send(message.bytes.clone())?;
+    handle
+        .send(message.bytes.clone())
+        .inspect_err(|_| handle.unanswered.forget(&message.bytes))?;
     hub.tables.count(message.verdict);
     Ok(())
 }
@@ -240,11 +243,11 @@ async fn serve<W: Wire>(hub: &Arc<Hub>, key: LinkKey, link: &Arc<Link>, wire: W)
     let is_backend = hub
         .service(service)
         .is_some_and(|s| s.backends.contains_key(&peer));
-    link.opened(hub, &handle);
+    link.opened(hub, worker, &handle);
     Connection::new(wire, hub, worker, is_backend, registered, None)
         .run()
         .await;
-    link.closed();
+    link.closed(&handle);
     let unanswered = handle.unanswered.take();
     if !unanswered.is_empty() {
         hub.tables.unreachable(service, peer);

@@ -45,9 +45,9 @@ impl Unanswered {
         requests.by_branch.insert(branch, request.clone());
     }
 
-    /// Forgets the request that this response answers, be it only for now.
-    pub(super) fn answered(&self, response: &[u8]) {
-        let Some(branch) = branch_of(response) else {
+    /// Forgets the request that this response answers, be it only for now; or one that was not sent.
+    pub(super) fn forget(&self, message: &[u8]) {
+        let Some(branch) = branch_of(message) else {
             return;
         };
         self.lock().by_branch.remove(&branch);
@@ -139,8 +139,8 @@ mod tests {
         for branch in 1..=3 {
             unanswered.sent(&request(branch), now);
         }
-        unanswered.answered(format!("SIP/2.0 100 Trying\r\n{}", via(2)).as_bytes());
-        unanswered.answered(b"SIP/2.0 200 OK\r\nVia: SIP/2.0/TCP a\r\n");
+        unanswered.forget(format!("SIP/2.0 100 Trying\r\n{}", via(2)).as_bytes());
+        unanswered.forget(b"SIP/2.0 200 OK\r\nVia: SIP/2.0/TCP a\r\n");
         assert_eq!(left(&unanswered), [request(1).bytes, request(3).bytes]);
         assert!(left(&unanswered).is_empty());
     }

@@ -6,8 +6,10 @@
 //! - [`flows`]: what a flow token opens, and what it does not.
 //! - [`stream_torture`]: the torture messages over TCP.
 //! - [`hostile`]: attackers, and the traffic beside them.
+//! - [`asked`]: backends that are dead by one transport and well by another.
 //! - [`life`]: certificates reloaded, the daemon restarted, a backend killed, with calls up.
 
+mod asked;
 mod calls;
 mod flows;
 mod hostile;
@@ -28,6 +30,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         stream_torture::trials(),
         hostile::trials(),
         life::trials(),
+        asked::trials(),
     ]
     .into_iter()
     .flatten()

@@ -4,6 +4,7 @@
 //! - [`carrier`]: one connection of any transport, asynchronous: connecting, reading, writing.
 //! - [`link`]: the same for tests, which wait.
 //! - [`load`]: calls over many connections; [`flood`]: single requests over many connections, as fast as they go.
+//! - [`proxy`]: a proxy behind the forwarder that takes TCP.
 //! - [`hostile`]: peers that mean no good.
 //!
 //! Nothing of it is the forwarder's own code: the WebSocket side is `fastwebsockets`, the framing is written anew.
@@ -14,6 +15,7 @@ pub mod framing;
 pub mod hostile;
 pub mod link;
 pub mod load;
+pub mod proxy;
 
 use std::fmt;
 use std::net::SocketAddr;

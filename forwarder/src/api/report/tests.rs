@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::api::status::{
-    Affinity, BackendMessages, Connections, Interface, Messages, Recent, Verdict,
+    Affinity, BackendMessages, Certificate, Connections, Interface, Messages, Recent, Verdict,
 };
 
 fn backend(name: &str) -> Backend {
@@ -49,6 +49,7 @@ pub(in crate::api) fn sample() -> Status {
             settle_seconds_left: None,
             suspects_itself: false,
             takes_calls: true,
+            certificates: Vec::new(),
             backends: vec![backend("p1"), backend("p2")],
         }],
         affinity: Affinity {
@@ -183,4 +184,26 @@ fn every_fault_of_a_service_is_an_alarm() {
     status.services[0].takes_calls = true;
     status.services[0].suspects_itself = true;
     assert!(status.headline().contains("own network is suspected"));
+}
+
+#[test]
+fn a_certificate_that_ends_soon_is_an_alarm() {
+    let headline = |ends_in_seconds| {
+        let mut status = sample();
+        status.services[0].certificates = vec![Certificate {
+            chain: "/a.pem".to_owned(),
+            names: vec!["sip.example".to_owned()],
+            ends_in_seconds,
+        }];
+        status.headline()
+    };
+    assert_eq!(headline(7 * 86_400), "all 2 backends take calls");
+    assert_eq!(
+        headline(7 * 86_400 - 60),
+        "ATTENTION: carrier: the certificate /a.pem ends in 6days 23h 59m"
+    );
+    assert_eq!(
+        headline(0),
+        "ATTENTION: carrier: the certificate /a.pem is over"
+    );
 }

@@ -26,6 +26,9 @@ const DIALOG: u8 = 1;
 const FIXED: usize = 4;
 const TAG: usize = 8;
 const LONGEST: usize = FIXED + LONGEST_FLOW + TAG;
+/// The shortest token as text: that of a flow over UDP and IPv4. What is as long, as the user of a URI
+/// of ours, was meant to be one.
+const SHORTEST_TEXT: usize = (FIXED + 4 + 2 + TAG) * 4 / 3;
 
 /// What a token was made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +52,7 @@ pub(super) struct Token {
 pub(super) enum Found {
     /// Not a token.
     Nothing,
-    /// It has the form of one, but we did not make it for this.
+    /// It was meant to be one, but we did not make it for this.
     Forged,
     /// A token of ours.
     Token(Token),
@@ -73,9 +76,12 @@ impl Token {
 
     /// Reads the user part of a URI in a message of this Call-ID.
     pub(super) fn find(user: &[u8], keys: &Keys, call_id: &[u8]) -> Found {
+        if user.len() < SHORTEST_TEXT {
+            return Found::Nothing;
+        }
         let mut buffer = [0; LONGEST];
         let Some([MARK, flags, t0, t1, rest @ ..]) = codec::decode(user, &mut buffer) else {
-            return Found::Nothing;
+            return Found::Forged;
         };
         let (flags, time) = (*flags, Time::from_be_bytes([*t0, *t1]));
         Self::open(flags, time, rest, keys, call_id).map_or(Found::Forged, Found::Token)

@@ -36,6 +36,9 @@ pub(crate) struct Growth {
     /// Rounds; the median counts.
     #[arg(long, default_value_t = 51, value_parser = clap::value_parser!(u32).range(7..=100_000))]
     rounds: u32,
+    /// Calls that packets are of, in turn; rounded up to a power of two.
+    #[arg(long, default_value_t = 1_024, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    calls: u32,
 }
 
 /// One figure.
@@ -72,7 +75,7 @@ impl Growth {
         let lab = Lab::new(1)?;
         let (mut series, yardstick_ns) = lab.enter(Host::Forwarder, || {
             say("loading the program for every size");
-            let mut points = points::all(&object, &helpers)?;
+            let mut points = points::all(&object, &helpers, self.calls.next_power_of_two())?;
             say(&format!("{} rounds, interleaved", self.rounds));
             points::measure(&mut points, self.rounds)?;
             let yardstick = points.first().context("there is nothing to measure")?;

@@ -29,8 +29,8 @@ const FORWARDER: &str = "sip_forwarder";
 const SIP_PORT: u16 = 5060;
 const CLIENT_PORT: u16 = 5061;
 const BACKEND_PORT: u16 = 10_000;
-/// Calls that come round.
-const CALLS: u32 = 4_096;
+/// Packets in a row.
+const PACKETS: u32 = 4_096;
 /// Entries in a map that is not about entries.
 const FEW_ENTRIES: u32 = 1 << 16;
 const MANY_ENTRIES: u32 = 1 << 20;
@@ -45,8 +45,10 @@ const SERVICES: &str = "services";
 const AFFINITY: &str = "affinity-entries";
 /// Entries of other calls in all slots, so that calls at home are looked up as well.
 const AFFINITY_SHARED: &str = "affinity-entries-same-slots";
-/// Bytes of the message before the Call-ID's line.
+/// Bytes of the message before the Call-ID's line, in as many lines.
 pub(super) const BYTES: &str = "bytes-before-call-id";
+/// The same, in more and more Vias.
+const VIAS: &str = "bytes-in-vias";
 /// Clients that responses go to.
 const CLIENTS: &str = "clients";
 
@@ -94,7 +96,7 @@ impl Point {
 
     fn round(&mut self, yardstick: f64) -> Result<()> {
         let nanoseconds = |source: &FrameSource| -> Result<f64> {
-            Ok(source.time(Kernel::MakeAndGive, CALLS)?.as_nanos() as f64)
+            Ok(source.time(Kernel::MakeAndGive, PACKETS)?.as_nanos() as f64)
         };
         let above = nanoseconds(&self.ours)? - nanoseconds(&self.base)?;
         self.yardstick.push(yardstick);
@@ -129,8 +131,8 @@ pub(super) fn measure(points: &mut [Point], rounds: u32) -> Result<()> {
     Ok(())
 }
 
-/// All points, each series by size.
-pub(super) fn all(object: &Path, helpers: &Path) -> Result<Vec<Point>> {
+/// All points, each series by size. Packets are of so many calls, a power of two, which come round.
+pub(super) fn all(object: &Path, helpers: &Path, calls: u32) -> Result<Vec<Point>> {
     let load = |config: Config| -> Result<Rc<Program>> {
         let mut program = Program::load(object, config)?;
         program.load_other(YARDSTICK)?;
@@ -143,7 +145,8 @@ pub(super) fn all(object: &Path, helpers: &Path) -> Result<Vec<Point>> {
             to: SocketAddr::new(vip(FAMILY), SIP_PORT),
         };
         let numbers = Numbers {
-            calls: CALLS,
+            first: 0,
+            calls,
             ports,
         };
         calls::source(helpers, &[Kernel::MakeAndGive], message, (ends, numbers))
@@ -163,7 +166,7 @@ pub(super) fn all(object: &Path, helpers: &Path) -> Result<Vec<Point>> {
         })?);
     }
     let all_slots = HashSet::new();
-    for (what, spared) in [(AFFINITY, &own_slots()), (AFFINITY_SHARED, &all_slots)] {
+    for (what, spared) in [(AFFINITY, &own_slots(calls)), (AFFINITY_SHARED, &all_slots)] {
         for entries in [0, 1_000, 1_000_000] {
             let program = load(config(1, 3, MANY_ENTRIES))?;
             program.fill_affinity(entries, spared)?;
@@ -172,17 +175,22 @@ pub(super) fn all(object: &Path, helpers: &Path) -> Result<Vec<Point>> {
         }
     }
     let program = load(config(1, 3, FEW_ENTRIES))?;
-    for vias in [0, 3, 6, 9, 12] {
-        let message = through(vias);
+    for more in [0, 175, 350, 525, 700] {
+        let message = padded(more);
         let size = (BYTES, bytes_before_call_id(&message)?);
         points.push(Point::new(size, &program, || to_vip(&message, 1))?);
     }
-    points.extend(way_back(helpers, &program)?);
+    for vias in [0, 2, 4, 6, 8] {
+        let message = through(vias);
+        let size = (VIAS, bytes_before_call_id(&message)?);
+        points.push(Point::new(size, &program, || to_vip(&message, 1))?);
+    }
+    points.extend(way_back(helpers, &program, calls)?);
     Ok(points)
 }
 
 /// Responses to more and more clients.
-fn way_back(helpers: &Path, program: &Rc<Program>) -> Result<Vec<Point>> {
+fn way_back(helpers: &Path, program: &Rc<Program>, calls: u32) -> Result<Vec<Point>> {
     let client = environment::interface_index("to-client").context("no to-client")?;
     program.maps().allow_interface(client)?;
     let ends = Ends {
@@ -194,7 +202,8 @@ fn way_back(helpers: &Path, program: &Rc<Program>) -> Result<Vec<Point>> {
         .into_iter()
         .map(|clients| {
             let numbers = Numbers {
-                calls: CALLS,
+                first: 0,
+                calls,
                 ports: clients,
             };
             Point::new((CLIENTS, clients.into()), program, || {
@@ -229,16 +238,25 @@ fn config(services: u16, backends: u16, entries: u32) -> Config {
 }
 
 /// Slots of the calls that are measured.
-fn own_slots() -> HashSet<u32> {
+fn own_slots(calls: u32) -> HashSet<u32> {
     calls::call_ids()
         .flat_map(|call_id| {
-            (0..CALLS).map(move |number| {
+            (0..calls).map(move |number| {
                 let number = generator::characters(number).to_le_bytes();
                 call_id.replace(NUMBER, &String::from_utf8_lossy(&number))
             })
         })
         .map(|call_id| Program::slot_of(&call_id))
         .collect()
+}
+
+/// An INVITE with a long parameter in its Via.
+fn padded(more: usize) -> Message {
+    let via = format!(
+        "SIP/2.0/UDP 10.210.0.2:5061;branch=z9hG4bK-4711-1-0{}",
+        "x".repeat(more)
+    );
+    Message::invite().vias(&[&via])
 }
 
 /// An INVITE that came through so many proxies.

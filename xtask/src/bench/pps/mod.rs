@@ -1,18 +1,22 @@
 //! `cargo xtask bench pps`: packets per second through the forwarder, over veth, beside the bare redirect.
 //!
-//! Frames are made in the kernel (live frames, `BPF_F_TEST_XDP_LIVE_FRAMES`), INVITEs of many calls, whose
-//! heads are written afresh each time. They enter at the client's end of the client's link; on the
-//! forwarder's end stands our program, or one that redirects and does nothing else; at the proxy's end of
-//! the proxy's link they are counted and dropped. The core that makes the frames also forwards and
-//! counts them, so both rates have that in them.
+//! Frames are made in the kernel (live frames, `BPF_F_TEST_XDP_LIVE_FRAMES`), of many calls, and their heads are
+//! written afresh each time. They enter at the far end of one of the forwarder's links; on the forwarder's end
+//! stands our program, or one that redirects and does nothing else; at the far end of the other link they are
+//! counted and dropped. The core that makes the frames also forwards and counts them, so both rates have that in
+//! them.
+//!
+//! INVITEs go to backends and responses to clients, measured apart. The rate in all is that of whole calls, of
+//! which three messages go one way (INVITE, ACK, BYE) and four the other (100, 180, 200, 200).
 
 mod room;
+mod sending;
 
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use serde::Serialize;
 
-use self::room::{Front, Room};
+use self::room::{Direction, Front, Room};
 use super::timings::Timings;
 use crate::{
     Outcome, program, setup,
@@ -32,8 +36,11 @@ pub(crate) struct Pps {
     #[arg(long, default_value_t = 11, value_parser = clap::value_parser!(u32).range(7..=1_000))]
     rounds: u32,
     /// Frames from each core in each round.
-    #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u32).range(1_000..=100_000_000))]
+    #[arg(long, default_value_t = 400_000, value_parser = clap::value_parser!(u32).range(1_000..=100_000_000))]
     frames: u32,
+    /// Calls that the frames of one core belong to; rounded up to a power of two.
+    #[arg(long, default_value_t = 4_096, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    calls: u32,
 }
 
 /// Rates of one number of cores.
@@ -48,6 +55,17 @@ struct Rates {
     /// Half of the rounds lie within this.
     bare_spread_pps: f64,
     ours_spread_pps: f64,
+    /// Each way by itself; nothing within one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    directions: Vec<OneWay>,
+}
+
+/// Rates of one direction.
+#[derive(Serialize)]
+struct OneWay {
+    name: &'static str,
+    #[serde(flatten)]
+    rates: Rates,
 }
 
 #[derive(Serialize)]
@@ -67,7 +85,11 @@ struct Series {
     bare: Timings,
     ours: Timings,
     lost: u64,
+    directions: Vec<(&'static str, Series)>,
 }
+
+/// Messages of a call that go to a backend, and to the client.
+const MESSAGES: [(Direction, f64); 2] = [(Direction::ToBackends, 3.0), (Direction::ToClients, 4.0)];
 
 impl Pps {
     pub(crate) fn run(&self) -> anyhow::Result<Outcome> {
@@ -79,7 +101,7 @@ impl Pps {
         let mut cores = core_affinity::get_core_ids().context("cannot list the cores")?;
         cores.truncate(2);
         ensure!(!cores.is_empty(), "there is no core to run on");
-        let mut room = Room::new(&object, &helpers, &cores)?;
+        let mut room = Room::new((&object, &helpers), &cores, self.calls.next_power_of_two())?;
         say(&format!(
             "{} rounds of {} frames from each core, interleaved",
             self.rounds, self.frames
@@ -103,11 +125,27 @@ impl Pps {
     }
 
     fn round(&self, room: &mut Room, cores: usize, series: &mut Series) -> anyhow::Result<()> {
-        let bare = room.round(Front::Bare, cores, self.frames)?;
-        let ours = room.round(Front::Ours, cores, self.frames)?;
-        series.bare.push(bare.pps());
-        series.ours.push(ours.pps());
-        series.lost += ours.sent.saturating_sub(ours.arrived);
+        let sent = (cores, self.frames);
+        let (mut all, mut bare_time, mut ours_time) = (0.0, 0.0, 0.0);
+        for (place, (direction, messages)) in MESSAGES.into_iter().enumerate() {
+            let bare = room.round(direction, Front::Bare, sent)?;
+            let ours = room.round(direction, Front::Ours, sent)?;
+            all += messages;
+            bare_time += messages / bare.pps;
+            ours_time += messages / ours.pps;
+            series.lost += ours.lost;
+            if series.directions.len() == place {
+                series
+                    .directions
+                    .push((direction.name(), Series::default()));
+            }
+            let one_way = &mut series.directions[place].1;
+            one_way.bare.push(bare.pps);
+            one_way.ours.push(ours.pps);
+            one_way.lost += ours.lost;
+        }
+        series.bare.push(all / bare_time);
+        series.ours.push(all / ours_time);
         Ok(())
     }
 }
@@ -122,12 +160,20 @@ impl Rates {
             lost: series.lost,
             bare_spread_pps: series.bare.spread(),
             ours_spread_pps: series.ours.spread(),
+            directions: series
+                .directions
+                .iter()
+                .map(|(name, series)| OneWay {
+                    name,
+                    rates: Self::of(series),
+                })
+                .collect(),
         }
     }
 
-    fn show(&self, cores: &str) {
+    fn show(&self, what: &str) {
         eprintln!(
-            "{cores:<10} {:>12.0} {:>10.0} {:>12.0} {:>10.0} {:>7.2} {:>8}",
+            "{what:<14} {:>12.0} {:>10.0} {:>12.0} {:>10.0} {:>7.2} {:>8}",
             self.bare_pps,
             self.bare_spread_pps,
             self.ours_pps,
@@ -135,6 +181,9 @@ impl Rates {
             self.ratio,
             self.lost
         );
+        for one_way in &self.directions {
+            one_way.rates.show(&format!("  {}", one_way.name));
+        }
     }
 }
 
@@ -167,7 +216,7 @@ impl Report {
 
     fn show(&self) {
         eprintln!(
-            "{:<10} {:>12} {:>10} {:>12} {:>10} {:>7} {:>8}",
+            "{:<14} {:>12} {:>10} {:>12} {:>10} {:>7} {:>8}",
             "", "bare pps", "spread", "ours pps", "spread", "ratio", "lost"
         );
         self.one_core.show("one core");
@@ -192,6 +241,7 @@ mod tests {
             bare: [bare].into_iter().collect(),
             ours: [ours].into_iter().collect(),
             lost,
+            directions: Vec::new(),
         }
     }
 

@@ -1,11 +1,7 @@
-//! Client, forwarder and one proxy; frames are made at the client's end and counted at the proxy's.
+//! Client, forwarder and one proxy. Frames are made at one end of the lab and counted at the other, in both
+//! directions.
 
-use std::{
-    path::Path,
-    sync::Barrier,
-    thread,
-    time::{Duration, Instant},
-};
+use std::path::Path;
 
 use anyhow::{Context as _, ensure};
 use core_affinity::CoreId;
@@ -17,23 +13,19 @@ use sip_forwarder_tests::{
     program::{Program, config_of, nat_service},
 };
 
-use super::super::calls::{self, Ends};
+use super::{
+    super::calls::{self, Ends},
+    sending,
+};
 
 const FAMILY: Family = Family::V4;
 const SIP_PORT: u16 = 5060;
 const CLIENT_PORT: u16 = 5061;
+const PROXY: Host = Host::Proxy(1);
 /// Backends, all behind one link.
 const BACKENDS: u16 = 3;
-/// Calls that the frames of one core belong to.
-const CALLS: u32 = 1 << 16;
-/// Frames in flight: a quarter of what a veth's queue holds.
-const BATCH: u32 = 64;
-/// What is under way may take this long.
-const DRAIN: Duration = Duration::from_secs(2);
-/// Packets before the clock runs: caches, page pools, the routes' first look.
-const WARM_UP: u32 = 4_096;
 
-/// What stands on the forwarder's side of the client's link.
+/// What stands on the forwarder's side of the link by which frames come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Front {
     /// Our program.
@@ -42,24 +34,75 @@ pub(super) enum Front {
     Bare,
 }
 
-/// What became of a round.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Round {
-    pub(super) sent: u64,
-    pub(super) arrived: u64,
-    pub(super) time: Duration,
+/// Where frames go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Direction {
+    /// INVITEs to the VIP.
+    ToBackends,
+    /// A backend's responses.
+    ToClients,
 }
 
-impl Round {
-    pub(super) fn pps(&self) -> f64 {
-        self.arrived as f64 / self.time.as_secs_f64()
+impl Direction {
+    pub(super) const ALL: [Self; 2] = [Self::ToBackends, Self::ToClients];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::ToBackends => "to-backends",
+            Self::ToClients => "to-clients",
+        }
+    }
+
+    /// Who sends and who receives.
+    const fn hosts(self) -> (Host, Host) {
+        match self {
+            Self::ToBackends => (Host::Client, PROXY),
+            Self::ToClients => (PROXY, Host::Client),
+        }
+    }
+
+    fn ends(self) -> Ends {
+        let client = Host::Client.socket(FAMILY, CLIENT_PORT);
+        let (from, to) = match self {
+            Self::ToBackends => (client, (vip(FAMILY), SIP_PORT).into()),
+            Self::ToClients => (PROXY.socket(FAMILY, SIP_PORT), client),
+        };
+        Ends {
+            family: FAMILY,
+            from,
+            to,
+        }
+    }
+
+    fn message(self) -> Message {
+        match self {
+            Self::ToBackends => Message::invite(),
+            Self::ToClients => Message::ok(),
+        }
     }
 }
 
-/// The lab and the programs in it.
+/// What became of a round.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Round {
+    /// Packets that arrived in a second.
+    pub(super) pps: f64,
+    /// Packets that never arrived.
+    pub(super) lost: u64,
+}
+
+/// The lab and the program in it.
 pub(super) struct Room {
     lab: Lab,
     program: Program,
+    stretches: Vec<Stretch>,
+}
+
+/// One direction.
+struct Stretch {
+    direction: Direction,
+    /// The forwarder's interface by which frames come.
+    ingress: String,
     /// The bare redirect and the far end.
     ends: FrameSource,
     /// A generator for each core.
@@ -67,90 +110,121 @@ pub(super) struct Room {
 }
 
 impl Room {
-    /// Makes the room, with as many queues as cores.
-    pub(super) fn new(object: &Path, helpers: &Path, cores: &[CoreId]) -> anyhow::Result<Self> {
+    /// Makes the room, with as many queues as cores. Frames of one core are of so many calls, a power of two.
+    pub(super) fn new(
+        (object, helpers): (&Path, &Path),
+        cores: &[CoreId],
+        calls: u32,
+    ) -> anyhow::Result<Self> {
         let lab = Lab::new(1)?;
-        set_queues(&lab, Host::Forwarder, "to-client", cores.len())?;
-        set_queues(&lab, Host::Proxy(1), "p1", cores.len())?;
-        let from = Host::Client.socket(FAMILY, CLIENT_PORT);
-        let to = (vip(FAMILY), SIP_PORT).into();
-        let ends = Ends {
-            family: FAMILY,
-            from,
-            to,
-        };
-        let numbers = Numbers {
-            calls: CALLS * (cores.len() as u32).next_power_of_two(),
-            ports: 1,
-        };
-        let message = Message::invite();
-        let out = lab
-            .enter(Host::Client, || interface_index("client"))?
-            .context("no client")?;
-        let mut generators = Vec::new();
-        for (place, core) in (0..).zip(cores) {
-            let mut generator =
-                calls::source(helpers, &[Kernel::Generate], &message, (ends, numbers))?;
-            generator.send_by(out)?;
-            generator.count_from(place * CALLS)?;
-            generators.push((*core, generator));
-        }
-        let onward = lab
-            .enter(Host::Forwarder, || interface_index("to-p1"))?
-            .context("no to-p1")?;
-        let backends =
-            (0..BACKENDS).map(|n| (format!("b{n}"), Host::Proxy(1).socket(FAMILY, SIP_PORT + n)));
-        let program = Program::load(object, config_of(vec![nat_service("lab", to, backends)]))?;
+        let backends = (0..BACKENDS).map(|n| (format!("b{n}"), PROXY.socket(FAMILY, SIP_PORT + n)));
+        let service = nat_service("lab", (vip(FAMILY), SIP_PORT).into(), backends);
+        let program = Program::load(object, config_of(vec![service]))?;
+        let onward = index(&lab, Host::Forwarder, "to-p1")?;
+        let back = index(&lab, Host::Forwarder, "to-client")?;
         // The map of interfaces looks them up where it is written.
-        lab.enter(Host::Forwarder, || program.resolve_all(onward))??;
-        let programs = [Kernel::Redirect, Kernel::Arrive];
-        let mut far = calls::source(helpers, &programs, &message, (ends, numbers))?;
-        far.redirect_to(onward)?;
-        lab.enter(Host::Proxy(1), || far.attach(Kernel::Arrive, "p1"))??;
+        lab.enter(Host::Forwarder, || {
+            program.maps().allow_interface(back)?;
+            program.resolve_all(onward)
+        })??;
+        let stretches = Direction::ALL
+            .into_iter()
+            .map(|direction| Stretch::new(&lab, helpers, direction, (cores, calls)))
+            .collect::<anyhow::Result<Vec<_>>>()?;
         Ok(Self {
             lab,
             program,
-            ends: far,
-            generators,
+            stretches,
         })
     }
 
     /// Sends `frames` from each of the first `cores` cores through one of the two.
     pub(super) fn round(
         &mut self,
+        direction: Direction,
         front: Front,
-        cores: usize,
-        frames: u32,
+        (cores, frames): (usize, u32),
     ) -> anyhow::Result<Round> {
         let Self {
             lab,
             program,
-            ends,
-            generators,
+            stretches,
         } = self;
+        let stretch = stretches
+            .iter_mut()
+            .find(|stretch| stretch.direction == direction)
+            .with_context(|| format!("nothing goes {}", direction.name()))?;
+        let (ends, ingress) = (&mut stretch.ends, &stretch.ingress);
         let link = lab.enter(Host::Forwarder, || match front {
-            Front::Ours => program.attach("to-client"),
-            Front::Bare => ends.attach(Kernel::Redirect, "to-client"),
+            Front::Ours => program.attach(ingress),
+            Front::Bare => ends.attach(Kernel::Redirect, ingress),
         })??;
-        let generators = &generators[..cores];
-        let ran = send(lab, generators, WARM_UP)
-            .and_then(|_| settled(ends))
-            .and_then(|before| {
-                let time = send(lab, generators, frames)?;
-                let sent = u64::from(frames) * cores as u64;
-                let arrived = arrived(ends, before + sent)? - before;
-                Ok(Round {
-                    sent,
-                    arrived,
-                    time,
-                })
-            });
+        let ran = sending::total(ends).and_then(|before| {
+            let place = (&*lab, direction.hosts().0);
+            let pps = sending::send(place, ends, &stretch.generators[..cores], frames)?;
+            let sent = u64::from(frames) * cores as u64;
+            let arrived = sending::arrived(ends, before + sent)? - before;
+            Ok(Round {
+                pps,
+                lost: sent.saturating_sub(arrived),
+            })
+        });
         lab.enter(Host::Forwarder, || match front {
             Front::Ours => program.detach(link),
             Front::Bare => ends.detach(Kernel::Redirect, link),
         })??;
         ran
     }
+}
+
+impl Stretch {
+    fn new(
+        lab: &Lab,
+        helpers: &Path,
+        direction: Direction,
+        (cores, calls): (&[CoreId], u32),
+    ) -> anyhow::Result<Self> {
+        let (near, far) = direction.hosts();
+        let near_interface = near.interface().context("the sender has no interface")?;
+        let far_interface = far.interface().context("the receiver has no interface")?;
+        let ingress = near.forwarder_interface().context("no way in")?;
+        let egress = far.forwarder_interface().context("no way out")?;
+        set_queues(lab, Host::Forwarder, &ingress, cores.len())?;
+        set_queues(lab, far, &far_interface, cores.len())?;
+        let source = |programs: &[Kernel], first| {
+            let numbers = Numbers {
+                first,
+                calls,
+                ports: 1,
+            };
+            let message = direction.message();
+            calls::source(helpers, programs, &message, (direction.ends(), numbers))
+        };
+        let out = index(lab, near, &near_interface)?;
+        let generators = (0..)
+            .zip(cores)
+            .map(|(place, core)| {
+                let mut generator = source(&[Kernel::Generate], place * calls)?;
+                generator.send_by(out)?;
+                Ok((*core, generator))
+            })
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        let mut ends = source(&[Kernel::Redirect, Kernel::Arrive], 0)?;
+        ends.redirect_to(index(lab, Host::Forwarder, &egress)?)?;
+        lab.enter(far, || ends.attach(Kernel::Arrive, &far_interface))??;
+        Ok(Self {
+            direction,
+            ingress,
+            ends,
+            generators,
+        })
+    }
+}
+
+/// The number of a host's interface.
+fn index(lab: &Lab, host: Host, interface: &str) -> anyhow::Result<u32> {
+    lab.enter(host, || interface_index(interface))?
+        .with_context(|| format!("{host} has no interface {interface}"))
 }
 
 /// Gives an interface a receive queue for each core.
@@ -167,66 +241,4 @@ fn set_queues(lab: &Lab, host: Host, interface: &str, queues: usize) -> anyhow::
         "`ethtool -L {interface} rx {queues}` failed"
     );
     Ok(())
-}
-
-/// Sends from all cores at once. How long the slowest took.
-fn send(lab: &Lab, generators: &[(CoreId, FrameSource)], frames: u32) -> anyhow::Result<Duration> {
-    let start = Barrier::new(generators.len());
-    let from = |(core, generator): &(CoreId, FrameSource)| -> anyhow::Result<(Instant, Instant)> {
-        let pinned = core_affinity::set_for_current(*core);
-        start.wait();
-        ensure!(pinned, "cannot pin a thread to core {}", core.id);
-        let begin = Instant::now();
-        generator.send(frames, BATCH)?;
-        Ok((begin, Instant::now()))
-    };
-    let ran = lab.enter(Host::Client, || {
-        // Threads are begun in here, so that they are in the namespace.
-        thread::scope(|scope| {
-            let threads: Vec<_> = generators.iter().map(|g| scope.spawn(|| from(g))).collect();
-            threads
-                .into_iter()
-                .map(|thread| {
-                    thread
-                        .join()
-                        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-                })
-                .collect::<anyhow::Result<Vec<_>>>()
-        })
-    })??;
-    let begin = ran.iter().map(|(begin, _)| *begin).min();
-    let end = ran.iter().map(|(_, end)| *end).max();
-    Ok(begin
-        .zip(end)
-        .map_or(Duration::ZERO, |(begin, end)| end - begin))
-}
-
-/// What has arrived once nothing more comes.
-fn settled(ends: &FrameSource) -> anyhow::Result<u64> {
-    let deadline = Instant::now() + DRAIN;
-    let mut before = total(ends)?;
-    loop {
-        thread::sleep(Duration::from_millis(5));
-        let now = total(ends)?;
-        if now == before || Instant::now() > deadline {
-            return Ok(now);
-        }
-        before = now;
-    }
-}
-
-/// What has arrived: all that is awaited, or what came in time.
-fn arrived(ends: &FrameSource, awaited: u64) -> anyhow::Result<u64> {
-    let deadline = Instant::now() + DRAIN;
-    loop {
-        let now = total(ends)?;
-        if now >= awaited || Instant::now() > deadline {
-            return Ok(now);
-        }
-        thread::yield_now();
-    }
-}
-
-fn total(ends: &FrameSource) -> anyhow::Result<u64> {
-    Ok(ends.arrived()?.iter().sum())
 }

@@ -195,13 +195,7 @@ fn summary(sections: &[Section]) -> String {
             );
         }
         for promise in shown.promises.iter().filter(|promise| !promise.kept) {
-            tell(
-                "",
-                format!(
-                    "  not kept: {}: {}, found {}",
-                    promise.what, promise.wanted, promise.found
-                ),
-            );
+            tell("", format!("  not kept: {}", promise.sentence()));
         }
     }
     lines.join("\n") + "\n"

@@ -101,9 +101,28 @@ impl Promise {
     pub(super) fn unmeasured(what: impl Into<String>) -> Self {
         Self {
             what: what.into(),
-            wanted: String::new(),
+            wanted: "measured".to_owned(),
             found: "not measured".to_owned(),
             kept: false,
+        }
+    }
+
+    /// What is not kept, in words that say all.
+    pub(super) fn broken(what: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            wanted: String::new(),
+            found: String::new(),
+            kept: false,
+        }
+    }
+
+    /// In a line.
+    pub(super) fn sentence(&self) -> String {
+        if self.wanted.is_empty() {
+            self.what.clone()
+        } else {
+            format!("{}: {}, found {}", self.what, self.wanted, self.found)
         }
     }
 
@@ -216,6 +235,16 @@ mod tests {
         assert!(Promise::at_least("x", 0.95, 0.95, 2, "").kept);
         assert!(!Promise::at_least("x", 0.95, 0.949, 2, "").kept);
         assert!(!Promise::at_most("x", 12.0, f64::NAN, 1, "").kept);
+    }
+
+    #[test]
+    fn promises_are_sentences() {
+        let promise = Promise::at_most("an INVITE", 12.0, 12.5, 1, "ns");
+        assert_eq!(promise.sentence(), "an INVITE: ≤ 12.0 ns, found 12.5 ns");
+        assert_eq!(
+            Promise::broken("a call was lost").sentence(),
+            "a call was lost"
+        );
     }
 
     #[test]

@@ -84,12 +84,7 @@ fn said(result: &Value) -> impl Iterator<Item = Promise> {
     lists
         .flatten()
         .filter_map(Value::as_str)
-        .map(|what| Promise {
-            what: what.to_owned(),
-            wanted: String::new(),
-            found: String::new(),
-            kept: false,
-        })
+        .map(Promise::broken)
 }
 
 #[cfg(test)]

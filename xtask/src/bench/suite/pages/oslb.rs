@@ -53,10 +53,14 @@ impl Run {
         } else {
             ""
         };
-        match self.fault.as_str() {
-            "none" => format!("Case {}: no fault{again}", self.case),
-            fault => format!("Case {}: {fault}{again}", self.case),
-        }
+        let fault = match self.fault.as_str() {
+            "none" => "all is well",
+            "process" => "a proxy's process is killed",
+            "host" => "a proxy's host is cut off",
+            "hog" => "something else takes a proxy's CPU",
+            other => other,
+        };
+        format!("Case {}: {fault}{again}", self.case)
     }
 }
 
@@ -110,12 +114,7 @@ fn panels(report: &Report) -> Vec<Bars> {
 
 /// The bench knows its promises, and says which were not kept.
 fn promises(report: &Report) -> Vec<Promise> {
-    let broken = report.broken.iter().map(|broken| Promise {
-        what: broken.clone(),
-        wanted: String::new(),
-        found: String::new(),
-        kept: false,
-    });
+    let broken = report.broken.iter().map(Promise::broken);
     let all = Promise {
         what: format!("all of {} runs", report.cases.len()),
         wanted: "as promised".to_owned(),
@@ -153,7 +152,7 @@ fn headline(report: &Report) -> Option<Headline> {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::*;
+    use super::{super::super::chart::Panel, *};
 
     fn result(broken: &[&str]) -> Value {
         let run = |name: &str, failed: u64| {
@@ -184,7 +183,11 @@ mod tests {
             table.contains("| C | process | no | kamailio | 3,000 | 1,100 | 36.67 | 1.010 |"),
             "{table}"
         );
-        assert_eq!(shown.chart.unwrap().panels.len(), 1);
+        let panels = shown.chart.unwrap().panels;
+        assert!(
+            matches!(&panels[..], [Panel::Bars(bars)] if bars.title == "Case C: a proxy's process is killed"),
+            "{panels:?}"
+        );
         assert_eq!(
             shown.headlines[0].beside,
             "Kamailio's dispatcher 1100, tuned 150"
