@@ -92,6 +92,24 @@ impl Authority {
     }
 }
 
+impl Issued {
+    /// Its entry below a service, as the forwarder's configuration has it.
+    #[must_use]
+    pub fn as_toml(&self) -> String {
+        format!(
+            "[[service.tls.certificate]]\nchain = {}\nkey = {}\n",
+            in_toml(&self.chain),
+            in_toml(&self.key)
+        )
+    }
+}
+
+/// A path as a value in a configuration: a JSON string is a TOML basic string.
+#[must_use]
+pub fn in_toml(path: &Path) -> String {
+    serde_json::Value::from(path.to_string_lossy()).to_string()
+}
+
 fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -161,11 +161,8 @@ impl Demo {
         if transport.is_secure() {
             let authority = Authority::new(&lab.dir(), "authority")?;
             let server = authority.server("server", &[&vip.to_string()])?;
-            let tls = format!(
-                "[service.tls]\n[[service.tls.certificate]]\nchain = {:?}\nkey = {:?}\n",
-                server.chain, server.key
-            );
-            spec.services[0].extra.push_str(&tls);
+            spec.services[0].extra += "[service.tls]\n";
+            spec.services[0].extra += &server.as_toml();
             target.tls = Some(TlsClient {
                 authority: authority.file().to_owned(),
                 name: None,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 use sip_forwarder_tests::{
+    certificates::{Authority, in_toml},
     lab::{Host, process::poll, vip},
     messages::Message,
     sipp::{CallOptions, Uac, Uas},
@@ -100,10 +101,7 @@ fn names() -> Result<()> {
         .trust
         .authority
         .server("other", &["other.example", "*.wild.example"])?;
-    room.spec.services[0].extra += &format!(
-        "[[service.tls.certificate]]\nchain = {:?}\nkey = {:?}\n",
-        other.chain, other.key
-    );
+    room.spec.services[0].extra += &other.as_toml();
     room.daemon.configure(&room.spec)?;
     room.daemon.run(&["reload"])?;
     for (name, expected) in [
@@ -134,15 +132,15 @@ fn names() -> Result<()> {
 fn client_certificates() -> Result<()> {
     let mut room = Room::start(1, Transport::Udp, |_| {})?;
     let required = format!(
-        "[service.tls]\nclient_certificates = \"required\"\nclient_ca = {:?}\n",
-        room.trust.authority.file()
+        "[service.tls]\nclient_certificates = \"required\"\nclient_ca = {}\n",
+        in_toml(room.trust.authority.file())
     );
     let extra = &mut room.spec.services[0].extra;
     *extra = extra.replace("[service.tls]\n", &required);
     room.daemon.configure(&room.spec)?;
     room.daemon.run(&["reload"])?;
     let proxies = proxy_sockets(&room.lab, FAMILY)?;
-    let stranger = sip_forwarder_tests::certificates::Authority::new(&room.lab.dir(), "stranger")?;
+    let stranger = Authority::new(&room.lab.dir(), "stranger")?;
     for (who, certificate, welcome) in [
         ("nobody", None, false),
         (

@@ -124,9 +124,15 @@ fn called(place: Place, transport: Transport, inside: Transport) -> Result<()> {
     Ok(())
 }
 
-fn call(edge: &Edge, caller: &Phone, called: &Phone, user: &str, caller_ends: bool) -> Result<()> {
+fn call(
+    edge: &Edge,
+    caller: &Phone,
+    answerer: &Phone,
+    user: &str,
+    caller_ends: bool,
+) -> Result<()> {
     let (calling, taken) = std::thread::scope(|scope| {
-        let taking = scope.spawn(|| called.answer());
+        let taking = scope.spawn(|| answerer.answer());
         (caller.call(user), taking.join())
     });
     let taken = taken.map_err(|_| anyhow::anyhow!("the called phone panicked"))?;
@@ -135,9 +141,9 @@ fn call(edge: &Edge, caller: &Phone, called: &Phone, user: &str, caller_ends: bo
         taken.context("the called phone")?,
     );
     let ((first, one), (second, other)) = if caller_ends {
-        ((caller, &calling), (called, &taken))
+        ((caller, &calling), (answerer, &taken))
     } else {
-        ((called, &taken), (caller, &calling))
+        ((answerer, &taken), (caller, &calling))
     };
     let (ended, seen) = std::thread::scope(|scope| {
         let seeing = scope.spawn(|| second.expect_hang_up(other));

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 use sip_forwarder_tests::{
-    certificates::{Authority, Issued},
+    certificates::{Authority, Issued, in_toml},
     kamailio::Kamailio,
     lab::{Daemon, DaemonSpec, Family, Host, Lab, vip},
     stream::{Target, TlsClient, Transport},
@@ -81,8 +81,9 @@ impl Room {
         }
         service.extra = format!("mode = \"proxy\"\ntransport = \"{behind}\"\n");
         if behind.is_secure() {
+            let file = in_toml(trust.authority.file());
             // Writing to a String cannot fail.
-            let _ = writeln!(service.extra, "backend_ca = {:?}", trust.authority.file());
+            let _ = writeln!(service.extra, "backend_ca = {file}");
         }
         change(&mut spec);
         let tables = tables(&trust);
@@ -118,11 +119,8 @@ fn tables(trust: &Trust) -> String {
             transport.port()
         );
     }
-    let _ = write!(
-        text,
-        "[service.tls]\n[[service.tls.certificate]]\nchain = {:?}\nkey = {:?}\n",
-        trust.server.chain, trust.server.key
-    );
+    text.push_str("[service.tls]\n");
+    text.push_str(&trust.server.as_toml());
     text
 }
 

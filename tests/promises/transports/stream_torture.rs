@@ -146,7 +146,7 @@ impl Outcome {
     ) -> Result<()> {
         let mut framer = Framer::default();
         let deadline = Instant::now() + ARRIVAL;
-        let mut buffer = [0; 65_536];
+        let mut buffer = vec![0; 65_536];
         while !done(self) && Instant::now() < deadline {
             match stream.read(&mut buffer) {
                 Ok(0) => self.closed = true,

@@ -129,10 +129,9 @@ impl Host {
     fn link(self) -> Option<u8> {
         match self {
             Self::Client => Some(0),
-            Self::Forwarder => None,
+            Self::Forwarder | Self::Phone => None,
             Self::Proxy(n) => Some(n),
             Self::Callee => Some(CALLEE_LINK),
-            Self::Phone => None,
         }
     }
 

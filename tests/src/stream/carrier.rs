@@ -28,8 +28,8 @@ use super::{Target, TlsClient, Transport};
 use crate::certificates::Issued;
 use crate::lab::{Host, Lab};
 
-/// What is read at once.
-const PIECE: usize = 16 * 1024;
+/// What is read at once, at least.
+const PIECE: usize = 4 * 1024;
 /// How long the other side may take to accept a connection.
 const CONNECT: std::time::Duration = std::time::Duration::from_secs(5);
 
@@ -203,10 +203,10 @@ impl Reader {
                 if let Some(unit) = framer.next_unit()? {
                     return Ok(Some(unit));
                 }
-                let mut piece = [0; PIECE];
-                match from.read(&mut piece).await? {
-                    0 => return Ok(None),
-                    read => framer.push(&piece[..read]),
+                let room = framer.behind();
+                room.reserve(PIECE);
+                if from.read_buf(room).await? == 0 {
+                    return Ok(None);
                 }
             },
             Input::Web { from, answers } => {

@@ -23,11 +23,16 @@ pub struct Framer {
 impl Framer {
     /// Takes what was read.
     pub fn push(&mut self, bytes: &[u8]) {
+        self.behind().extend_from_slice(bytes);
+    }
+
+    /// What was read is put behind what this holds.
+    pub fn behind(&mut self) -> &mut Vec<u8> {
         if self.start == self.bytes.len() {
             self.bytes.clear();
             self.start = 0;
         }
-        self.bytes.extend_from_slice(bytes);
+        &mut self.bytes
     }
 
     /// The next unit, if it is there whole.

@@ -163,7 +163,7 @@ fn plan(attack: Attack) -> (Vec<u8>, Vec<u8>, Duration) {
             b"x".to_vec(),
             Duration::from_millis(200),
         ),
-        Attack::HalfOpen(first) => (first.to_vec(), Vec::new(), Duration::from_secs(3_600)),
+        Attack::HalfOpen(first) => (first.to_vec(), Vec::new(), Duration::from_hours(1)),
         Attack::HugeBody => (
             format!("{head}Content-Length: 1000000000\r\n\r\n").into_bytes(),
             vec![b'x'; 64 * 1024],

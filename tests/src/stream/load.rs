@@ -330,7 +330,8 @@ impl Caller {
         };
         let of_invite = header(&text, "CSeq").is_some_and(|cseq| cseq.ends_with("INVITE"));
         match (call.state, of_invite, status) {
-            (_, _, 100..=199) => {}
+            // What is left of the INVITE tells nothing any more.
+            (_, _, 100..=199) | (State::Ending, true, _) => {}
             (State::Inviting, true, 200..=299) => self.establish(&text, id).await,
             // The ACK was lost.
             (State::Up, true, 200..=299) => {
@@ -341,7 +342,6 @@ impl Caller {
                 self.calls.remove(id);
                 Counters::add(&self.counters.successful);
             }
-            (State::Ending, true, _) => {}
             _ => {
                 self.calls.remove(id);
                 self.counters.refuse(&text);

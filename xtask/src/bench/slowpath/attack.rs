@@ -36,8 +36,8 @@ pub(super) struct Attacked {
     transport: &'static str,
     /// Calls that were to begin each second.
     rate: u32,
-    alone: Calls,
-    attacked: Calls,
+    without: Calls,
+    with: Calls,
     /// Connections that attackers had at a time.
     attackers: usize,
     /// Bytes of garbage that the kernel took from them each second.
@@ -59,12 +59,12 @@ impl fmt::Display for Attacked {
             f,
             "attack     {}  {:.0} calls/s, {} failed; beside {} attackers ({:.1} MB/s of garbage) {:.0} calls/s, {} failed, {:.1} MB more",
             self.transport,
-            self.alone.calls_per_s,
-            self.alone.failed,
+            self.without.calls_per_s,
+            self.without.failed,
             self.attackers,
             self.garbage_bytes_per_s / 1e6,
-            self.attacked.calls_per_s,
-            self.attacked.failed,
+            self.with.calls_per_s,
+            self.with.failed,
             self.memory_mb
         )
     }
@@ -94,7 +94,7 @@ pub(super) fn measure() -> anyhow::Result<Attacked> {
         })
     };
     let memory = || process_tree::resident(pid).context("the daemon has ended");
-    let alone = calls()?;
+    let without = calls()?;
     let before = memory()?;
     let address = SocketAddr::new(vip(FAMILY), transport.port());
     let attack = |attack, count| Attackers::start(&lab, Host::Callee, address, attack, count);
@@ -109,13 +109,13 @@ pub(super) fn measure() -> anyhow::Result<Attacked> {
         "the attackers cannot connect: {slow:?} {garbage:?}"
     );
     let (begin, bytes) = (std::time::Instant::now(), garbage.bytes());
-    let attacked = calls()?;
+    let with = calls()?;
     let garbage_bytes_per_s = (garbage.bytes() - bytes) as f64 / begin.elapsed().as_secs_f64();
     Ok(Attacked {
         transport: transport.name(),
         rate: RATE,
-        alone,
-        attacked,
+        without,
+        with,
         attackers: SLOW + GARBAGE,
         garbage_bytes_per_s,
         memory_mb: memory()?.saturating_sub(before) as f64 / 1e6,

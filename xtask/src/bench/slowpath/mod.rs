@@ -106,11 +106,11 @@ impl Front {
 enum By {
     /// Datagrams.
     Udp,
-    /// 100 TCP connections.
+    /// 100 connections of TCP.
     Tcp,
-    /// 100 TLS connections.
+    /// 100 connections of TLS.
     Tls,
-    /// 100 WebSockets.
+    /// 100 connections of WebSocket.
     Ws,
 }
 

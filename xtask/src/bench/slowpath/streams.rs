@@ -115,10 +115,8 @@ pub(super) fn ours(lab: &Lab, transport: Transport) -> anyhow::Result<(Daemon, T
     if transport.is_secure() {
         let authority = Authority::new(&lab.dir(), "authority")?;
         let server = authority.server("server", &[&vip(FAMILY).to_string()])?;
-        service.extra += &format!(
-            "[service.tls]\n[[service.tls.certificate]]\nchain = {:?}\nkey = {:?}\n",
-            server.chain, server.key
-        );
+        service.extra += "[service.tls]\n";
+        service.extra += &server.as_toml();
         target.tls = Some(TlsClient {
             authority: authority.file().to_owned(),
             name: None,
