@@ -170,7 +170,7 @@ impl Slowpath {
         let attack = (ours && !self.no_attack)
             .then(attack::measure)
             .transpose()?;
-        self.show(Report { rows, attack })?;
+        self.show(&Report { rows, attack })?;
         Ok(Outcome::Done)
     }
 
@@ -196,9 +196,9 @@ impl Slowpath {
         })
     }
 
-    fn show(&self, report: Report) -> anyhow::Result<()> {
+    fn show(&self, report: &Report) -> anyhow::Result<()> {
         if self.json {
-            println!("{}", serde_json::to_string(&report)?);
+            println!("{}", serde_json::to_string(report)?);
             return Ok(());
         }
         for row in &report.rows {
