@@ -45,6 +45,6 @@ mod tests {
     fn median_and_spread_do_not_heed_what_lies_outside() {
         let timings: Timings = [900.0, 10.0, 12.0, 11.0, 0.0].into_iter().collect();
         assert_eq!((timings.median(), timings.spread()), (11.0, 2.0));
-        assert_eq!(Timings::default().median(), 0.0);
+        assert!(Timings::default().median().abs() < f64::EPSILON);
     }
 }

@@ -161,7 +161,7 @@ fn message(n: u32, dice: &mut Dice) -> (String, Vec<u8>) {
     (call_id, message.build())
 }
 
-/// Numbers that look random, and are the same every time (SplitMix64).
+/// Numbers that look random, and are the same every time (`SplitMix64`).
 struct Dice(u64);
 
 impl Dice {
@@ -170,7 +170,7 @@ impl Dice {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed >> 32) * u64::from(sides) >> 32) as u32
+        (((mixed >> 32) * u64::from(sides)) >> 32) as u32
     }
 
     /// Letters and digits, from `least` to fewer than `most`.

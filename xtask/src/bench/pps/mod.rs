@@ -112,7 +112,7 @@ impl Pps {
                 self.round(&mut room, cores, series)?;
             }
         }
-        let report = Report::new(series).context("no rounds were run")?;
+        let report = Report::new(&series).context("no rounds were run")?;
         report.show();
         if self.json {
             println!("{}", serde_json::to_string(&report)?);
@@ -189,7 +189,7 @@ impl Rates {
 
 impl Report {
     /// One core's series first.
-    fn new(series: Vec<Series>) -> Option<Self> {
+    fn new(series: &[Series]) -> Option<Self> {
         let mut rates = series.iter().map(Rates::of);
         let (one_core, two_cores) = (rates.next()?, rates.next());
         let mut missed = Vec::new();
@@ -247,12 +247,12 @@ mod tests {
 
     #[test]
     fn a_low_rate_and_a_lost_frame_are_named() {
-        let good = Report::new(vec![series(100.0, 60.0, 0), series(180.0, 120.0, 0)]);
+        let good = Report::new(&[series(100.0, 60.0, 0), series(180.0, 120.0, 0)]);
         let good = good.expect("there are rounds");
         assert!(good.missed.is_empty());
         assert_eq!(good.scaling, Some(2.0));
-        let bad = Report::new(vec![series(100.0, 59.0, 0), series(180.0, 120.0, 1)]);
+        let bad = Report::new(&[series(100.0, 59.0, 0), series(180.0, 120.0, 1)]);
         assert_eq!(bad.expect("there are rounds").missed.len(), 2);
-        assert!(Report::new(Vec::new()).is_none());
+        assert!(Report::new(&[]).is_none());
     }
 }

@@ -18,7 +18,7 @@ const BATCH: u32 = 64;
 /// What is under way may take this long.
 const DRAIN: Duration = Duration::from_secs(2);
 /// How long all frames of a round may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Sends from all cores at once, to the end. The rate is that of the time in which all cores send.
 pub(super) fn send(
