@@ -218,7 +218,7 @@ impl Uas {
         let stem = format!("strict-{}-{host}-{}", unique(), address.port());
         let mut command = sipp(lab, host, &stem, STRICT_UAS, address)?;
         command.arg("-nr");
-        Self::launch(lab, host, address, &stem, command)
+        Self::launch(lab, host, address, &stem, (command, Transport::Udp))
     }
 
     /// The lab's callee: answers whatever is asked, and again when it is asked again. With `retransmit` it repeats a

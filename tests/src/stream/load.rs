@@ -94,8 +94,9 @@ impl Counters {
         self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn progress(&self) -> Progress {
+    fn progress(&self, elapsed: Duration) -> Progress {
         Progress {
+            elapsed,
             created: self.created.load(Ordering::Relaxed),
             successful: self.successful.load(Ordering::Relaxed),
             failed: self.failed.load(Ordering::Relaxed),
@@ -137,20 +138,20 @@ impl Load {
     /// How far it is.
     #[must_use]
     pub fn progress(&self) -> Progress {
-        self.counters.progress()
+        self.counters.progress(self.started.elapsed())
     }
 
     /// Waits for the end, telling `progress` now and then.
     pub fn finish(self, progress: &mut dyn FnMut(Progress)) -> Result<LoadReport> {
         while !self.thread.is_finished() {
             thread::sleep(Duration::from_millis(20));
-            progress(self.counters.progress());
+            progress(self.progress());
         }
         self.thread
             .join()
             .map_err(|_| anyhow!("the load panicked"))??;
-        let end = self.counters.progress();
-        let seconds = self.started.elapsed().as_secs_f64();
+        let elapsed = self.started.elapsed();
+        let end = self.counters.progress(elapsed);
         let calls = CallReport {
             created: end.created,
             successful: end.successful,
@@ -158,7 +159,8 @@ impl Load {
             retransmissions: end.retransmissions,
             split_calls: 0,
             backends: Vec::new(),
-            seconds,
+            seconds: elapsed.as_secs_f64(),
+            elapsed,
             timed_out: end.completed() < u64::from(self.options.calls),
         };
         let outage = self.counters.longest_outage_us.load(Ordering::Relaxed);
@@ -201,7 +203,7 @@ async fn make_calls(
     let _ = ready.send(());
     let begin = Instant::now();
     let mut next = 0;
-    while counters.progress().completed() < u64::from(options.calls) {
+    while counters.progress(Duration::ZERO).completed() < u64::from(options.calls) {
         let passed = begin.elapsed();
         if passed >= options.deadline {
             break;

@@ -20,7 +20,7 @@ use sip_forwarder_tests::{
 };
 
 use self::server::{Architecture, Task};
-use super::slowpath::search::{Measured, search};
+use super::slowpath::search::{Excess, Measured, search};
 use crate::{
     Outcome, program, setup,
     shell::{is_root, say},
@@ -322,6 +322,7 @@ impl Traffic {
             arrived: self.arrived() - arrived,
             time,
             cpu: self.cpu()?.saturating_sub(cpu),
+            excess: Excess::Lost,
         })
     }
 }

@@ -25,8 +25,12 @@ use rustix::{
 };
 use serde::Serialize;
 use sip_forwarder::{
-    sip::proxy::{Patch, Proxy},
+    sip::{
+        proxy::{Patch, Proxy},
+        transport::Flow,
+    },
     slowpath::{
+        flows::{Sender, Unconnected},
         placement::Tables,
         proxying::{Proxied, ProxyStep},
         receive::{BATCH, Batch},
@@ -261,6 +265,7 @@ impl Worker {
             service: SERVICE,
             proxy: &self.proxy,
             tables: &*self.tables,
+            flows: &Unconnected,
             now: unix_seconds(),
         };
         for slot in 0..count {
@@ -268,8 +273,14 @@ impl Worker {
                 continue;
             };
             let datagram = self.batch.datagram(slot);
+            let sender = Sender {
+                flow: Flow::udp(sender),
+                is_backend: self.tables.is_backend(SERVICE, sender),
+            };
             let (step, verdict) = proxied.step(datagram, sender, &mut self.patch);
-            if let ProxyStep::Forward { to } = step {
+            if let ProxyStep::Forward(next) = step
+                && let Some(to) = next.by_datagram()
+            {
                 self.leaving.push(to, &self.patch, datagram);
             }
             self.tables.count(verdict);
