@@ -26,8 +26,8 @@ const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
 const UDP: u32 = 17;
 
-/// For how long an answer counts, in nanoseconds: as long as a stale neighbour may cost a call one
-/// retransmission more (T1 of RFC 3261 is half of it).
+/// For how long an answer counts, in nanoseconds. A message that goes astray meanwhile is sent again after
+/// half a second, and after one and a half (T1 of RFC 3261 section 17).
 const KEEP: u64 = 1_000_000_000;
 
 /// Answers that each CPU keeps.
