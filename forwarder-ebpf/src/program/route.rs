@@ -1,6 +1,6 @@
 //! The way back to clients: the kernel's own routing table, and what it said lately.
 //!
-//! Asking costs more than all the rest of the way back, three times so for IPv6. So each CPU keeps
+//! Asking costs half of what all the rest of the way back does, and for IPv6 more than that. So each CPU keeps
 //! what the kernel answered, for everything it was asked by: whatever a routing policy may look at
 //! besides interface, addresses, ports and type of service is not in the question either. An answer
 //! counts until the daemon says that routes, neighbours or links changed (`Globals::ways`), and
