@@ -1,6 +1,6 @@
 //! The way back to clients: the kernel's own routing table, and what it said lately.
 //!
-//! Asking costs more than all the rest of the way back, three times so for IPv6. So each CPU keeps
+//! Asking costs half of what all the rest of the way back does, and for IPv6 more than that. So each CPU keeps
 //! what the kernel answered, for everything it was asked by: whatever a routing policy may look at
 //! besides interface, addresses, ports and type of service is not in the question either. An answer
 //! counts until the daemon says that routes, neighbours or links changed (`Globals::ways`), and
@@ -26,8 +26,8 @@ const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
 const UDP: u32 = 17;
 
-/// For how long an answer counts, in nanoseconds: as long as a stale neighbour may cost a call one
-/// retransmission more (T1 of RFC 3261 is half of it).
+/// For how long an answer counts, in nanoseconds. A message that goes astray meanwhile is sent again after
+/// half a second, and after one and a half (T1 of RFC 3261 section 17).
 const KEEP: u64 = 1_000_000_000;
 
 /// Answers that each CPU keeps.
