@@ -252,20 +252,12 @@ pub(crate) fn lab_programs() -> anyhow::Result<()> {
 
 /// Makes sure of SIPp, all that the loopback needs.
 pub(crate) fn sipp() -> anyhow::Result<()> {
-    if on_path("sipp") {
-        Ok(())
-    } else {
-        install(&["sip-tester"], "to make calls")
-    }
+    program("sipp", &["sip-tester"], "to make calls")
 }
 
 /// Makes sure of stunnel, which does TLS for SIPp.
 pub(crate) fn stunnel() -> anyhow::Result<()> {
-    if on_path("stunnel4") {
-        Ok(())
-    } else {
-        install(&["stunnel4"], "to make calls over TLS")
-    }
+    program("stunnel4", &["stunnel4"], "to make calls over TLS")
 }
 
 /// Makes sure of nginx with its stream module, which benchmarks measure.
@@ -283,28 +275,25 @@ pub(crate) fn nginx() -> anyhow::Result<()> {
 
 /// Makes sure of valgrind, which counts instructions.
 pub(crate) fn valgrind() -> anyhow::Result<()> {
-    if on_path("valgrind") {
-        Ok(())
-    } else {
-        install(&["valgrind"], "to count instructions")
-    }
+    program("valgrind", &["valgrind"], "to count instructions")
 }
 
 /// Makes sure of nftables, which benchmarks measure.
 pub(crate) fn nft() -> anyhow::Result<()> {
-    if on_path("nft") {
-        Ok(())
-    } else {
-        install(&["nftables"], "to be compared with")
-    }
+    program("nft", &["nftables"], "to be compared with")
 }
 
 /// Makes sure of the C++ compiler, which builds libFuzzer.
 pub(crate) fn fuzz_programs() -> anyhow::Result<()> {
-    if on_path("c++") {
+    program("c++", &["g++", "libc6-dev"], "to build libFuzzer")
+}
+
+/// Makes sure of one program.
+fn program(name: &str, packages: &[&str], why: &str) -> anyhow::Result<()> {
+    if on_path(name) {
         Ok(())
     } else {
-        install(&["g++", "libc6-dev"], "to build libFuzzer")
+        install(packages, why)
     }
 }
 

@@ -40,6 +40,8 @@ pub(super) struct Framed<S> {
     pending: Vec<u8>,
     passed: usize,
     outgoing: VecDeque<Bytes>,
+    /// Does the stream keep something back? TLS keeps records that the peer has no room for.
+    unflushed: bool,
 }
 
 impl<S> Framed<S> {
@@ -54,6 +56,7 @@ impl<S> Framed<S> {
             pending: Vec::new(),
             passed: 0,
             outgoing: VecDeque::new(),
+            unflushed: false,
         }
     }
 
@@ -130,7 +133,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire for Framed<S> {
     }
 
     fn has_queued(&self) -> bool {
-        !self.outgoing.is_empty()
+        !self.outgoing.is_empty() || self.unflushed
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
@@ -145,6 +148,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire for Framed<S> {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(length)) => {
                     sent += length;
+                    self.unflushed = true;
                     drop_front(&mut self.outgoing, length);
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -155,11 +159,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire for Framed<S> {
         if self.outgoing.capacity() > SLICES {
             self.outgoing = VecDeque::new();
         }
-        // TLS keeps records until it is told.
         match Pin::new(&mut self.stream).poll_flush(cx) {
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            _ => Poll::Ready(Ok(sent)),
+            Poll::Ready(Ok(())) => self.unflushed = false,
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Pending if sent == 0 => return Poll::Pending,
+            Poll::Pending => {}
         }
+        Poll::Ready(Ok(sent))
     }
 
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -244,5 +250,56 @@ mod tests {
         assert_eq!(sent, length);
         let (_peer, bytes) = reader.await.unwrap();
         assert_eq!(bytes, expected.as_bytes());
+    }
+
+    /// Takes everything and keeps it until it is flushed a second time, as TLS does when the peer has no
+    /// room.
+    #[derive(Default)]
+    struct Keeping {
+        flushes: u32,
+    }
+
+    impl AsyncRead for Keeping {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    impl AsyncWrite for Keeping {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.flushes += 1;
+            if self.flushes < 2 {
+                Poll::Pending
+            } else {
+                Poll::Ready(Ok(()))
+            }
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_stream_keeps_back_is_flushed_again() {
+        let mut wire = Framed::new(Keeping::default(), &Connections::default());
+        wire.queue(message(1).into());
+        let sent = poll_fn(|cx| wire.poll_flush(cx)).await.unwrap();
+        assert_eq!(sent, message(1).len());
+        assert!(wire.has_queued(), "nothing would flush it");
+        assert_eq!(poll_fn(|cx| wire.poll_flush(cx)).await.unwrap(), 0);
+        assert!(!wire.has_queued());
     }
 }

@@ -270,6 +270,15 @@ impl Hub {
         link.send(self, key, message);
     }
 
+    /// Forgets a link that is over, unless it leads to a backend: there may be many carriers, and clients
+    /// that ask to be called back.
+    pub(super) fn forget_link(&self, key: &LinkKey) {
+        let leads_to_backend = self.service(key.service).is_some_and(|s| key.is_of(&s));
+        if !leads_to_backend {
+            self.links.remove(key);
+        }
+    }
+
     /// A message that a peer could not be given: for a backend, it is tried again for a while, wherever
     /// the rule says by then.
     pub(super) fn undelivered(&self, worker: usize, message: Outbound) {

@@ -183,22 +183,27 @@ fn is_repeatable(message: &Outbound) -> bool {
 
 /// Opens a link and serves it to its end.
 pub(super) async fn run(hub: Arc<Hub>, key: LinkKey, link: Arc<Link>) {
+    open(&hub, key, &link).await;
+    hub.forget_link(&key);
+}
+
+async fn open(hub: &Arc<Hub>, key: LinkKey, link: &Arc<Link>) {
     let Some(service) = hub.service(key.service) else {
         link.failed();
         return;
     };
     let opened = timeout(CONNECT, socket::connect(service.vip, key.peer)).await;
     let Ok(Ok(stream)) = opened else {
-        return fail(&hub, key, &link);
+        return fail(hub, key, link);
     };
     match key.transport {
         Transport::Tls => {
             let Some(stream) = secure(&service, key.peer, stream).await else {
-                return fail(&hub, key, &link);
+                return fail(hub, key, link);
             };
-            serve(&hub, key, &link, Framed::new(stream, hub.limits())).await;
+            serve(hub, key, link, Framed::new(stream, hub.limits())).await;
         }
-        _ => serve(&hub, key, &link, Framed::new(stream, hub.limits())).await,
+        _ => serve(hub, key, link, Framed::new(stream, hub.limits())).await,
     }
 }
 

@@ -183,6 +183,11 @@ impl Registry {
         (handle.service == service).then_some(handle)
     }
 
+    /// Is everything over, farewells included?
+    pub(super) fn is_quiet(&self) -> bool {
+        self.open.is_empty() && self.admitted.load(Ordering::Relaxed) == 0
+    }
+
     /// How many connections there are.
     pub(super) fn count(&self) -> usize {
         self.open.len()

@@ -212,7 +212,7 @@ async fn work(hub: &Arc<Hub>, worker: usize, mut tasks: UnboundedReceiver<Task>)
         }
     }
     let until = Instant::now() + FAREWELL;
-    while hub.registry.count() > 0 && Instant::now() < until {
+    while !hub.registry.is_quiet() && Instant::now() < until {
         sleep(FAREWELL / 50).await;
     }
 }

@@ -42,8 +42,10 @@ pub(super) struct WebSocket<S> {
     /// The one asked for last.
     current: Bytes,
     outgoing: VecDeque<Bytes>,
-    /// Is something of what was handed to the socket not flushed?
+    /// Bytes that were handed to the socket and are not flushed.
     unflushed: usize,
+    /// Must a ping be answered? The socket does so by itself, when it is flushed.
+    owes_pong: bool,
 }
 
 /// Answers a client's handshake. `Err` if it is none, or not for SIP; the client was told then.
@@ -64,6 +66,7 @@ where
             current: Bytes::new(),
             outgoing: VecDeque::new(),
             unflushed: 0,
+            owes_pong: false,
         }),
         Err(Error::Io(_)) => Err(Ending::Broken),
         Err(_) => Err(Ending::Malformed),
@@ -82,7 +85,7 @@ fn agree(request: &Request, mut response: Response) -> Result<Response, ErrorRes
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
-        .any(|protocol| protocol.trim().eq_ignore_ascii_case(PROTOCOL));
+        .any(|protocol| protocol.trim() == PROTOCOL);
     if !offers_sip {
         let mut refusal = ErrorResponse::new(Some("the WebSocket protocol here is \"sip\"".into()));
         *refusal.status_mut() = StatusCode::BAD_REQUEST;
@@ -101,8 +104,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire for WebSocket<S> {
             Some(Ok(Message::Text(text))) => Bytes::from(text),
             Some(Ok(Message::Binary(bytes))) => bytes,
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => {
-                // The socket answers by itself, when it is flushed.
-                self.unflushed += 1;
+                self.owes_pong = true;
                 return Poll::Ready(Ok(()));
             }
             Some(Ok(Message::Frame(_))) => return Poll::Ready(Ok(())),
@@ -149,7 +151,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire for WebSocket<S> {
     }
 
     fn has_queued(&self) -> bool {
-        !self.outgoing.is_empty() || self.unflushed > 0
+        !self.outgoing.is_empty() || self.unflushed > 0 || self.owes_pong
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
@@ -166,6 +168,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire for WebSocket<S> {
                 .map_err(to_io)?;
         }
         ready!(socket.poll_flush(cx)).map_err(to_io)?;
+        self.owes_pong = false;
         Poll::Ready(Ok(std::mem::take(&mut self.unflushed)))
     }
 
@@ -198,5 +201,82 @@ fn to_io(error: Error) -> io::Error {
     match error {
         Error::Io(error) => error,
         other => io::Error::other(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::{SinkExt as _, StreamExt as _};
+    use std::future::poll_fn;
+    use tokio::io::{DuplexStream, duplex};
+    use tokio_tungstenite::{client_async, tungstenite::client::IntoClientRequest as _};
+
+    const MESSAGE: &str = "OPTIONS sip:a SIP/2.0\r\nCall-ID: x\r\n\r\n";
+
+    /// Both ends of a WebSocket whose client offers these protocols.
+    async fn pair(
+        protocols: &'static str,
+    ) -> (
+        Result<WebSocketStream<DuplexStream>, Error>,
+        Result<WebSocket<DuplexStream>, Ending>,
+    ) {
+        let (peer, ours) = duplex(4_096);
+        let mut request = "ws://edge.example/".into_client_request().unwrap();
+        let value = HeaderValue::from_static(protocols);
+        request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, value);
+        let limits = Connections::default();
+        let (client, server) = tokio::join!(client_async(request, peer), accept(ours, &limits));
+        (client.map(|(client, _)| client), server)
+    }
+
+    #[tokio::test]
+    async fn a_client_that_offers_no_sip_is_told() {
+        let (client, server) = pair("chat").await;
+        assert!(matches!(client, Err(Error::Http(response)) if response.status() == 400));
+        assert_eq!(server.err(), Some(Ending::Malformed));
+    }
+
+    #[tokio::test]
+    async fn messages_go_both_ways_and_pings_weigh_nothing() {
+        let (client, server) = pair("chat, sip").await;
+        let (mut client, mut server) = (client.unwrap(), server.unwrap());
+        client.send(Message::Ping(Bytes::new())).await.unwrap();
+        client.send(Message::text(MESSAGE)).await.unwrap();
+        poll_fn(|cx| server.poll_read(cx)).await.unwrap();
+        assert_eq!(server.next().unwrap(), None);
+        assert!(server.has_queued(), "a ping wants an answer");
+        assert_eq!(poll_fn(|cx| server.poll_flush(cx)).await.unwrap(), 0);
+        poll_fn(|cx| server.poll_read(cx)).await.unwrap();
+        let Some(Incoming::Message(range)) = server.next().unwrap() else {
+            panic!("no message");
+        };
+        assert_eq!(server.bytes(range), MESSAGE.as_bytes());
+
+        server.queue(Bytes::from_static(b"\xff\xfe"));
+        assert_eq!(poll_fn(|cx| server.poll_flush(cx)).await.unwrap(), 2);
+        assert!(!server.has_queued());
+        assert_eq!(
+            client.next().await.unwrap().unwrap(),
+            Message::Pong(Bytes::new())
+        );
+        let binary = client.next().await.unwrap().unwrap();
+        assert_eq!(binary, Message::Binary(Bytes::from_static(b"\xff\xfe")));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_sip_and_what_is_too_long_end_it() {
+        let (client, server) = pair("sip").await;
+        let (mut client, mut server) = (client.unwrap(), server.unwrap());
+        client.send(Message::text("hello")).await.unwrap();
+        poll_fn(|cx| server.poll_read(cx)).await.unwrap();
+        assert_eq!(server.next(), Err(FramingError::NotSip));
+        let long = "x".repeat(Connections::default().max_message + 1);
+        let sender = tokio::spawn(async move { client.send(Message::text(long)).await });
+        let ended = poll_fn(|cx| server.poll_read(cx)).await;
+        assert_eq!(ended, Err(Ending::TooLarge));
+        drop(server);
+        // It may have been cut off in the middle.
+        let _ = sender.await.unwrap();
     }
 }
