@@ -1,7 +1,11 @@
 //! What a flow token opens: the way to the phone it was made for, to the backends of its service, for a while. And
 //! what it does not.
 
-use std::time::Instant;
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
@@ -45,6 +49,8 @@ pub(crate) fn trials() -> Vec<Trial> {
 /// A forwarder as an edge in front of one proxy that does as the test says.
 struct Scene {
     proxy: ScriptedProxy,
+    /// What arrived there and was not looked at.
+    arrived: Mutex<VecDeque<Arrived>>,
     room: Room,
 }
 
@@ -53,7 +59,11 @@ impl Scene {
         let lab = Lab::new(1)?;
         let proxy = ScriptedProxy::start(&lab, Host::Proxy(1), FAMILY)?;
         let room = Room::in_lab(lab, Transport::Udp, edge)?;
-        Ok(Self { proxy, room })
+        Ok(Self {
+            proxy,
+            arrived: Mutex::default(),
+            room,
+        })
     }
 
     fn phone(&self, user: &str, transport: Transport) -> Result<Phone> {
@@ -67,7 +77,11 @@ impl Scene {
 
     /// What reaches the proxy next.
     fn arrival(&self) -> Result<String> {
-        let came = poll(ARRIVAL, || Ok(self.proxy.take().into_iter().next()))?;
+        let came = poll(ARRIVAL, || {
+            let mut arrived = self.arrived.lock().unwrap_or_else(PoisonError::into_inner);
+            arrived.extend(self.proxy.take());
+            Ok(arrived.pop_front())
+        })?;
         let Arrived { payload, .. } = came.context("nothing reached the proxy")?;
         Ok(String::from_utf8_lossy(&payload).into_owned())
     }
@@ -260,7 +274,11 @@ fn expired() -> Result<()> {
         edge(spec);
         spec.clock_behind = Some("3d");
     })?;
-    let mut scene = Scene { proxy, room };
+    let mut scene = Scene {
+        proxy,
+        arrived: Mutex::default(),
+        room,
+    };
     // Behind a NAT a datagram needs a token, and has no connection that could be gone.
     let phone = scene.phone_at(Host::Phone, "bob", Transport::Udp)?;
     let path = scene.register(&phone)?;
