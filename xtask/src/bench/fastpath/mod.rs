@@ -68,7 +68,7 @@ pub(crate) struct Fastpath {
     #[arg(long)]
     json: bool,
     /// Rounds; the median counts.
-    #[arg(long, default_value_t = 101, value_parser = clap::value_parser!(u32).range(7..=100_000))]
+    #[arg(long, default_value_t = 31, value_parser = clap::value_parser!(u32).range(7..=100_000))]
     rounds: u32,
 }
 

@@ -35,8 +35,9 @@ struct Report {
 #[derive(Deserialize)]
 struct Attacked {
     transport: String,
+    #[serde(rename = "without")]
     alone: Calls,
-    #[serde(rename = "attacked")]
+    #[serde(rename = "with")]
     beside: Calls,
     attackers: u64,
     garbage_bytes_per_s: f64,
@@ -291,8 +292,8 @@ mod tests {
                 "idle_connections": 10_000, "idle_mb": 151.0,
             }],
             "attack": {
-                "transport": "tcp", "rate": 200, "alone": {"calls_per_s": 200.0, "failed": 0},
-                "attacked": {"calls_per_s": 199.0, "failed": 2}, "attackers": 450, "garbage_bytes_per_s": 2.5e7,
+                "transport": "tcp", "rate": 200, "without": {"calls_per_s": 200.0, "failed": 0},
+                "with": {"calls_per_s": 199.0, "failed": 2}, "attackers": 450, "garbage_bytes_per_s": 2.5e7,
                 "memory_mb": 12.0,
             },
         }))
