@@ -24,6 +24,7 @@
 pub mod agent;
 pub mod balancers;
 pub mod baresip;
+pub mod baseline;
 pub mod calls;
 pub mod certificates;
 pub mod corpus;

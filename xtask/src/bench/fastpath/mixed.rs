@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use anyhow::ensure;
 use sip_forwarder_tests::{
+    baseline::Baseline,
     frame_source::{FrameSource, Kernel},
     frames::UdpFrame,
     lab::Family,
@@ -39,10 +40,10 @@ impl Alone {
     }
 
     /// Nanoseconds of a packet, the mean over all.
-    pub(super) fn time(&self, program: &Program, name: &str, repeat: u32) -> anyhow::Result<f64> {
+    pub(super) fn time(&self, program: &Program, repeat: u32) -> anyhow::Result<f64> {
         let mut sum = 0.0;
         for frame in &self.0 {
-            sum += program.time(name, frame, repeat)?.as_nanos() as f64;
+            sum += program.time(frame, repeat)?.as_nanos() as f64;
         }
         Ok(sum / self.0.len() as f64)
     }
@@ -63,15 +64,15 @@ impl InTurn {
         object: &std::path::Path,
         program: &Program,
         family: Family,
-        (forwarder, yardstick): (&str, &str),
+        baseline: &Baseline,
     ) -> anyhow::Result<Self> {
         let frames = frames(family);
         let mut mixed = Self {
             ours: FrameSource::of_rotation(object, &frames)?,
             yardstick: FrameSource::of_rotation(object, &frames)?,
         };
-        mixed.ours.give_to(program.fd(forwarder)?)?;
-        mixed.yardstick.give_to(program.fd(yardstick)?)?;
+        mixed.ours.give_to(program.fd()?)?;
+        mixed.yardstick.give_to(baseline.fd()?)?;
         for n in 0..COUNT {
             let action = mixed.ours.action(Kernel::RotateAndGive)?;
             ensure!(

@@ -19,6 +19,7 @@ use clap::Args;
 use serde::Serialize;
 use sip_forwarder::{config::Config, dataplane::environment};
 use sip_forwarder_tests::{
+    baseline::Baseline,
     frames::UdpFrame,
     lab::{Family, Host, Lab, vip},
     messages,
@@ -35,8 +36,6 @@ use crate::{
     shell::{is_root, say},
 };
 
-const YARDSTICK: &str = "yardstick";
-const FORWARDER: &str = "sip_forwarder";
 /// Runs in a row: fewer than a packet's hop limit.
 const REPEAT: u32 = 200;
 const SIP_PORT: u16 = 5060;
@@ -145,8 +144,8 @@ impl Fastpath {
     }
 
     fn measure(&self, (object, helpers): (&Path, &Path)) -> anyhow::Result<Report> {
-        let mut program = Program::load(object, config())?;
-        program.load_other(YARDSTICK)?;
+        let program = Program::load(object, config())?;
+        let baseline = Baseline::load(helpers)?;
         let client = environment::interface_index("to-client").context("no to-client")?;
         program.maps().allow_interface(client)?;
         say("filling the affinity map");
@@ -160,18 +159,20 @@ impl Fastpath {
             let alone = Alone::check(&program, family)?;
             let name = format!("mixed{}", suffix(family));
             timed.push(Timed::new(name, What::Alone(alone)));
-            let in_turn = InTurn::load(helpers, &program, family, (FORWARDER, YARDSTICK))?;
+            let in_turn = InTurn::load(helpers, &program, family, &baseline)?;
             let name = format!("mixed-in-turn{}", suffix(family));
             timed.push(Timed::new(name, What::InTurn(in_turn)));
         }
-        let yardstick = self.rounds(&program, &mut timed)?;
+        let yardstick = self.rounds((&program, &baseline), &mut timed)?;
         let yardstick_ns = yardstick.median();
         let mut cases: Vec<Case> = timed
             .into_iter()
             .map(|t| Case::new(t.name, &t.timings, yardstick_ns))
             .collect();
         cases.sort_by_key(|case| order(&case.name));
-        let (verified_insns, jitted_bytes) = program.size()?;
+        let stages = program.sizes()?;
+        let verified_insns = stages.iter().map(|stage| stage.verified).max().unwrap_or(0);
+        let jitted_bytes = stages.iter().map(|stage| stage.jitted).sum();
         Ok(Report {
             yardstick_ns,
             missed: missed(&cases, verified_insns),
@@ -183,7 +184,11 @@ impl Fastpath {
     }
 
     /// Times everything in each round. Returns the yardstick's timings.
-    fn rounds(&self, program: &Program, timed: &mut [Timed]) -> anyhow::Result<Timings> {
+    fn rounds(
+        &self,
+        (program, baseline): (&Program, &Baseline),
+        timed: &mut [Timed],
+    ) -> anyhow::Result<Timings> {
         let frame = UdpFrame::new(
             packets::client(Family::V4),
             packets::service(Family::V4),
@@ -192,12 +197,12 @@ impl Fastpath {
         .build();
         let mut yardsticks = Timings::default();
         for _ in 0..self.rounds {
-            let yardstick = nanoseconds(program, YARDSTICK, &frame)?;
+            let yardstick = baseline.time(&frame, REPEAT)?.as_nanos() as f64;
             yardsticks.push(yardstick);
             for timed in &mut *timed {
                 let time = match &timed.what {
-                    What::Single(packet) => nanoseconds(program, FORWARDER, &packet.frame)?,
-                    What::Alone(packets) => packets.time(program, FORWARDER, REPEAT)?,
+                    What::Single(packet) => nanoseconds(program, &packet.frame)?,
+                    What::Alone(packets) => packets.time(program, REPEAT)?,
                     What::InTurn(packets) => packets.above_yardstick(REPEAT)? + yardstick,
                 };
                 timed.timings.push(time);
@@ -285,8 +290,8 @@ fn missed(cases: &[Case], verified_insns: u32) -> Vec<String> {
     missed
 }
 
-fn nanoseconds(program: &Program, name: &str, frame: &[u8]) -> anyhow::Result<f64> {
-    Ok(program.time(name, frame, REPEAT)?.as_nanos() as f64)
+fn nanoseconds(program: &Program, frame: &[u8]) -> anyhow::Result<f64> {
+    Ok(program.time(frame, REPEAT)?.as_nanos() as f64)
 }
 
 /// Slots of all calls that are timed.
