@@ -17,7 +17,8 @@
 //! - [`stream`]: SIP over TCP, TLS and WebSocket; [`certificates`] for it; [`stunnel`] gives TLS to programs without.
 //! - [`phone`]: a phone that does as a test says, over any transport.
 //! - [`program`]: the XDP program on single packets, without an interface; [`frame_source`]: frames made in the kernel,
-//!   to be timed or sent.
+//!   to be timed or sent; [`baseline`]: the program that benches compare with; [`old_program`]: the XDP program of an
+//!   older revision.
 //!
 //! Nothing here decides anything about forwarding: expectations live in the tests.
 
@@ -39,6 +40,7 @@ pub mod kamailio;
 pub mod lab;
 pub mod load;
 pub mod messages;
+pub mod old_program;
 pub mod parity;
 pub mod patches;
 pub mod phone;
