@@ -18,8 +18,8 @@ const RATE: u32 = 300;
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
-        as_root("calls::sipp_v4", || sipp(Family::V4)),
-        as_root("calls::sipp_v6", || sipp(Family::V6)),
+        as_root("calls::sipp_veth_v4", || sipp(Family::V4)),
+        as_root("calls::sipp_veth_v6", || sipp(Family::V6)),
         as_root("calls::generic_mode", generic),
         as_root("calls::kamailio_v4", || kamailio(Family::V4)),
         as_root("calls::kamailio_v6", || kamailio(Family::V6)),
@@ -57,7 +57,7 @@ fn kamailio(family: Family) -> Result<()> {
     check(&play(&lab, family, &logs)?, &daemon)
 }
 
-fn play(lab: &Lab, family: Family, logs: &[CallLog]) -> Result<CallReport> {
+pub(crate) fn play(lab: &Lab, family: Family, logs: &[CallLog]) -> Result<CallReport> {
     let options = CallOptions {
         calls: CALLS,
         rate: RATE,
@@ -68,7 +68,7 @@ fn play(lab: &Lab, family: Family, logs: &[CallLog]) -> Result<CallReport> {
     run_calls(lab, &options, vip_socket(family), logs, &mut |_| {})
 }
 
-fn check(report: &CallReport, daemon: &Daemon) -> Result<()> {
+pub(crate) fn check(report: &CallReport, daemon: &Daemon) -> Result<()> {
     ensure!(
         report.failed == 0,
         "{} calls failed: {report:?}",

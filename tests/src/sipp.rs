@@ -29,6 +29,7 @@ use crate::calls::{self, BackendCalls, CallLog};
 use crate::certificates::Issued;
 use crate::lab::process::poll;
 use crate::lab::{Family, Host, Lab, Process};
+use crate::pace;
 use crate::stream::{Target, Transport};
 use crate::stunnel::{Side, Stunnel};
 
@@ -60,7 +61,7 @@ pub enum Sockets {
 pub struct CallOptions {
     /// How many.
     pub calls: u32,
-    /// How many to begin per second.
+    /// How many to begin per second; fewer on a slow machine, see [`pace`].
     pub rate: u32,
     /// IPv4 or IPv6.
     pub family: Family,
@@ -289,7 +290,7 @@ impl Uac {
         command
             .args(["-m", &options.calls.to_string()])
             .args(["-l", &options.calls.to_string()])
-            .args(["-r", &options.rate.to_string()])
+            .args(["-r", &pace::rate(options.rate).to_string()])
             .args(["-d", &options.hold.as_millis().to_string()])
             .args(["-trace_stat", "-fd", "200ms", "-stf"])
             .arg(file("csv"))
@@ -301,7 +302,7 @@ impl Uac {
         if let Some(patience) = options.patience {
             command
                 .args(["-default_behaviors", "none", "-recv_timeout"])
-                .arg(patience.as_millis().to_string());
+                .arg(pace::limit(patience).as_millis().to_string());
         }
         command.arg(target.address.to_string());
         Ok(Self {
