@@ -6,11 +6,11 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 use sip_forwarder_tests::{
     calls::CallLog,
-    lab::{Daemon, DaemonSpec, Family, Lab},
+    lab::{Daemon, DaemonSpec, Family, Host, Lab, process::output_within},
     sipp::Uas,
 };
 
@@ -18,6 +18,9 @@ use crate::{
     calls,
     support::{daemon_file, on_cards},
 };
+
+/// How long ethtool may take.
+const CLI: Duration = Duration::from_secs(5);
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -37,11 +40,36 @@ fn sipp(family: Family) -> Result<()> {
     let (lab, daemon) = lab(family)?;
     let proxies = Uas::start_all(&lab, family)?;
     let logs: Vec<CallLog> = proxies.iter().map(Uas::call_log).collect();
-    calls::check(&calls::play(&lab, family, &logs)?, &daemon)?;
+    calls::check(&calls::play(&lab, family, &logs)?, &daemon)
+        .with_context(|| format!("the cards counted\n{}", counters(&lab)))?;
     let status = daemon.status()?;
     ensure!(
         status["xdp_mode"] == "native",
         "it is not native: {status:#}"
     );
     Ok(())
+}
+
+/// What ethtool tells of every card: frames by queue, drops, and what XDP did with them.
+fn counters(lab: &Lab) -> String {
+    let of = |(host, card): (Host, String)| {
+        let command = lab.command(host, "ethtool").map(|mut command| {
+            command.args(["-S", &card]);
+            command
+        });
+        let printed = command.and_then(|command| output_within(command, CLI));
+        let text = printed.map_or_else(
+            |error| format!("{error:#}"),
+            |output| String::from_utf8_lossy(&output.stdout).into_owned(),
+        );
+        let counted = text.lines().filter(|line| !line.ends_with(": 0"));
+        format!("{host} {card}\n{}", counted.collect::<Vec<_>>().join("\n"))
+    };
+    let near = lab.forwarder_interfaces().into_iter();
+    let far = lab.hosts().into_iter();
+    near.map(|card| (Host::Forwarder, card))
+        .chain(far.filter_map(|host| Some((host, host.interface()?))))
+        .map(of)
+        .collect::<Vec<_>>()
+        .join("\n")
 }

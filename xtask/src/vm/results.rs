@@ -68,8 +68,8 @@ pub(super) struct Results {
     kernel: String,
     drivers: Vec<String>,
     verdicts: BTreeMap<String, Verdict>,
-    /// The test that ended last, whose time comes with the line behind it.
-    last: String,
+    /// What to show of the test that ended last, whose time comes with the line behind it.
+    last: Option<(String, String)>,
     ended: bool,
 }
 
@@ -87,10 +87,13 @@ impl Results {
                 name,
                 event,
                 stdout,
-            } => self.ended_with(name, &event, &stdout),
+            } => {
+                self.ended_with(name, &event, &stdout);
+                None
+            }
             Line::Suite { exec_time } => {
-                let name = std::mem::take(&mut self.last);
-                (!name.is_empty()).then(|| format!("     {exec_time:.1} s  {name}"))
+                let (headline, more) = self.last.take()?;
+                Some(format!("{headline} ({exec_time:.1} s){more}"))
             }
             Line::Lost { name, status } => {
                 self.verdicts.insert(name.clone(), Verdict::Failed);
@@ -107,20 +110,19 @@ impl Results {
         }
     }
 
-    fn ended_with(&mut self, name: String, event: &str, stdout: &str) -> Option<String> {
+    fn ended_with(&mut self, name: String, event: &str, stdout: &str) {
         let (verdict, shown) = match event {
             "ok" => (Verdict::Passed, "ok"),
             "failed" => (Verdict::Failed, "FAILED"),
             "ignored" => (Verdict::Skipped, "ignored"),
-            _ => return None,
+            _ => return,
         };
-        let mut text = format!("test {name} ... {shown}");
-        if !stdout.is_empty() {
-            text = format!("{text}\n{}", stdout.trim_end());
-        }
-        self.verdicts.insert(name.clone(), verdict);
-        self.last = name;
-        Some(text)
+        let more = match stdout.trim_end() {
+            "" => String::new(),
+            text => format!("\n{text}"),
+        };
+        self.last = Some((format!("test {name} ... {shown}"), more));
+        self.verdicts.insert(name, verdict);
     }
 
     /// Tells whether the machine said that all tests ran.
