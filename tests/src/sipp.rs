@@ -41,6 +41,9 @@ const CALLEE: &str = include_str!("scenarios/callee.xml");
 const START: Duration = Duration::from_secs(10);
 /// More than a second of traffic; the kernel caps it at `net.core.rmem_max`.
 const SOCKET_BUFFER: &str = "4194304";
+/// T1 of RFC 3261, as the scenarios have it. A scenario does not expect what the other side sends again because an
+/// answer came late, so a slow machine has another.
+const RETRANSMISSION: Duration = Duration::from_millis(500);
 /// What stands before `METHOD Call-ID` in a UAS's log.
 const MARKER: &str = "CALL ";
 /// `SIPp` ends with 0 when all calls succeeded and with 1 when some failed; all else is a fault of its own.
@@ -465,6 +468,8 @@ pub(crate) fn unique() -> u32 {
 /// `SIPp` with what both ends have in common.
 fn sipp(lab: &Lab, host: Host, stem: &str, scenario: &str, own: SocketAddr) -> Result<Command> {
     let file = lab.dir().join(format!("{stem}.xml"));
+    let first = pace::limit(RETRANSMISSION).as_millis();
+    let scenario = scenario.replace("retrans=\"500\"", &format!("retrans=\"{first}\""));
     fs::write(&file, scenario).with_context(|| format!("cannot write {}", file.display()))?;
     let mut command = lab.command(host, "sipp")?;
     command

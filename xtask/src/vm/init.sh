@@ -13,6 +13,10 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 # The daemon's name is the host's.
 hostname vm
 echo 1 >/proc/sys/net/core/bpf_jit_enable
+# An emulated processor may leave a socket unread for a while, and what SIPp misses it counts as failed.
+echo 16777216 >/proc/sys/net/core/rmem_max
+echo 4194304 >/proc/sys/net/core/rmem_default
+echo 10000 >/proc/sys/net/core/netdev_max_backlog
 # Namespaces need no tunnel of their own.
 echo 2 >/proc/sys/net/core/fb_tunnels_only_for_init_net
 for module in /modules/*; do
