@@ -7,7 +7,7 @@ use crate::source::Source;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Version of the map layout. Raise it whenever a type here or a map's shape changes.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Slots of a ring: prime, and more than 100 times the largest sensible number of backends
 /// (Maglev, NSDI 2016, section 3.4).
@@ -26,7 +26,7 @@ pub const HINTS_PER_LINE: u32 = 64;
 /// Map elements that hold the hints of one service.
 pub const HINT_LINES_PER_SERVICE: u32 = RING_SLOTS.div_ceil(HINTS_PER_LINE);
 
-/// Seconds for which a starting request is remembered: 64·T1 of RFC 3261 section 17.
+/// Seconds for which an out-of-dialog request is remembered: 64·T1 of RFC 3261 section 17.
 pub const RECENT_SECONDS: u16 = 32;
 
 /// A 16-bit number in network byte order.
@@ -306,7 +306,7 @@ pub struct Event(pub u32);
 impl Event {
     /// A call was entered into the affinity map that was not there.
     pub const AFFINITY_ADDED: Self = Self(0);
-    /// An element of `recent` that still counted was overwritten by another call's.
+    /// An entry of the recent table that still counted was replaced by another request's.
     pub const RECENT_EVICTED: Self = Self(1);
     /// How many kinds there are.
     pub const KINDS: u32 = 2;
@@ -471,46 +471,80 @@ pub struct Affinity {
     pub second: u32,
 }
 
-/// An element of the `recent` array: a starting request that was seen. Written and read as one
-/// word, so that a packet on another CPU never sees half of it.
+/// One entry of the recent table: an out-of-dialog request that was seen. It is written and read as
+/// one word, so that no reader sees half of it.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Recent(pub u64);
 
 impl Recent {
-    /// An element for a request with this fingerprint, seen at `second`, sent to `backend`.
+    /// Returns the entry of a request with this fingerprint, first seen at `second` (of the
+    /// monotonic clock, modulo 65,536) and sent to `backend`.
     #[must_use]
     #[inline(always)]
     pub const fn new(fingerprint: u32, second: u16, backend: BackendId) -> Self {
         Self((fingerprint as u64) << 32 | (second as u64) << 16 | backend.0 as u64)
     }
 
-    /// The backend (or none), if this element is about `fingerprint` and not older than
-    /// [`RECENT_SECONDS`] at `now` (seconds of the monotonic clock, modulo 65,536).
+    /// Returns the backend that the request was sent to.
     #[must_use]
     #[inline(always)]
-    pub const fn backend_of(self, fingerprint: u32, now: u16) -> BackendId {
-        if self.is_of(fingerprint) && self.counts(now) {
-            BackendId(self.0 as u16)
-        } else {
-            BackendId::NONE
-        }
+    pub const fn backend(self) -> BackendId {
+        BackendId(self.0 as u16)
     }
 
-    /// Is this about a request with this fingerprint?
+    /// Tells whether this is about a request with this fingerprint.
     #[must_use]
     #[inline(always)]
     pub const fn is_of(self, fingerprint: u32) -> bool {
         (self.0 >> 32) as u32 == fingerprint
     }
 
-    /// Is it there, and not too old?
+    /// Seconds by which an entry may be ahead of a reader's clock: another CPU may write one between a
+    /// reader's look at the clock and its look at the table.
+    const AHEAD: u16 = 2;
+
+    /// Returns for how many more seconds the entry counts, plus one; 0 if it does not count, because
+    /// there is none or it is older than [`RECENT_SECONDS`].
     #[must_use]
     #[inline(always)]
-    pub const fn counts(self, now: u16) -> bool {
-        let seen = (self.0 >> 16) as u16;
-        self.0 != 0 && now.wrapping_sub(seen) <= RECENT_SECONDS
+    pub const fn left(self, now: u16) -> u16 {
+        const SPAN: u16 = RECENT_SECONDS + Recent::AHEAD;
+        let age = now
+            .wrapping_sub((self.0 >> 16) as u16)
+            .wrapping_add(Self::AHEAD);
+        if self.0 != 0 && age <= SPAN {
+            SPAN + 1 - age
+        } else {
+            0
+        }
     }
+}
+
+/// Entries in one line of the recent table.
+pub const RECENT_WAYS: usize = 7;
+
+/// One element of the recent table, a cache line: [`RECENT_WAYS`] entries, and the lock of whoever
+/// adds one. The XDP program and the workers change it with atomic operations alone, never through a
+/// map syscall; see [`crate::recent`].
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecentLine {
+    /// 0, or the second at which the lock was taken, plus one.
+    pub lock: u64,
+    /// The entries, in no order.
+    pub entries: [Recent; RECENT_WAYS],
+}
+
+/// The number of the next turn of a service under policy `round-robin`, on a cache line of its own.
+/// The XDP program and the workers take turns by an atomic addition.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TurnLine {
+    /// Turns taken since the map was made; the remainder by [`RING_SLOTS`] is a slot.
+    pub turns: u64,
+    /// What fills the line; always zero.
+    pub zero: [u64; 7],
 }
 
 /// Key of the sent-by map: a host as it is written in Via and Route, and a port.
@@ -605,7 +639,7 @@ pub struct Globals {
     pub hash_key: [u64; 2],
     /// Always zero, which the verifier cannot know; see [`Source::blur`].
     pub zero: u64,
-    /// Elements of the `recent` array less one; the array's size is a power of two.
+    /// Lines of the recent table less one; their number is a power of two.
     pub recent_mask: u32,
     /// Generation of the ways to clients: another number whenever routes, neighbours or links
     /// changed, and what the kernel said before counts no more.
@@ -635,13 +669,14 @@ const _: () = {
     assert!(size_of::<SentByKey>() == 16);
     assert!(size_of::<FragmentKey>() == 36);
     assert!(size_of::<Globals>() == 288);
+    assert!(size_of::<RecentLine>() == 64 && size_of::<TurnLine>() == 64);
 };
 
 #[cfg(feature = "user")]
 mod pod {
     use super::{
         Affinity, AffinityKey, Backend, BackendRef, BackendTraffic, Endpoint, FragmentKey, Globals,
-        HintLine, Recent, RingLine, SentByKey, Service,
+        HintLine, RecentLine, RingLine, SentByKey, Service, TurnLine,
     };
 
     // SAFETY: every type is `repr(C)` or transparent over integers, `Copy`, without padding (the
@@ -664,7 +699,9 @@ mod pod {
     // SAFETY: as above.
     unsafe impl aya::Pod for Affinity {}
     // SAFETY: as above.
-    unsafe impl aya::Pod for Recent {}
+    unsafe impl aya::Pod for RecentLine {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for TurnLine {}
     // SAFETY: as above.
     unsafe impl aya::Pod for SentByKey {}
     // SAFETY: as above.
@@ -722,15 +759,5 @@ mod tests {
             (BackendId(7), BackendId(32_766), true)
         );
         assert!(!Slot::new(BackendId(7), BackendId(9), false).settling());
-    }
-
-    #[test]
-    fn recent_forgets_after_its_time_and_across_the_wrap_of_the_clock() {
-        let seen = Recent::new(0xdead_beef, 65_530, BackendId(3));
-        assert_eq!(seen.backend_of(0xdead_beef, 65_535), BackendId(3));
-        assert_eq!(seen.backend_of(0xdead_beef, 26), BackendId(3));
-        assert_eq!(seen.backend_of(0xdead_beef, 27), BackendId::NONE);
-        assert_eq!(seen.backend_of(0xdead_bee0, 65_535), BackendId::NONE);
-        assert_eq!(Recent::default().backend_of(0, 0), BackendId::NONE);
     }
 }

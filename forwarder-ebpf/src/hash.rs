@@ -98,14 +98,14 @@ impl Digest {
         AffinityKey(self.0 ^ (service.0 as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
 
-    /// The element of the `recent` array for this Call-ID at this service.
+    /// Returns the line of the recent table for this Call-ID at this service.
     #[must_use]
     #[inline(always)]
-    pub const fn recent_index(self, service: ServiceId, mask: u32) -> u32 {
+    pub const fn recent_line(self, service: ServiceId, mask: u32) -> u32 {
         self.affinity_key(service).0 as u32 & mask
     }
 
-    /// What distinguishes Call-IDs that share an element of the `recent` array: the other half.
+    /// Returns what distinguishes Call-IDs that share a line of the recent table: the other half.
     #[must_use]
     #[inline(always)]
     pub const fn fingerprint(self, service: ServiceId) -> u32 {

@@ -98,8 +98,20 @@ pub fn decide(found: &Found) -> Decision {
         remember_call: backend.is_some()
             && found.role.may_be_remembered()
             && is_exception(found, backend),
-        remember_start: backend.is_some() && found.role.starts(),
+        // The first second counts: what is there already is not renewed.
+        remember_start: backend.is_some() && found.role.starts() && !found.recent.is_some(),
     }
+}
+
+/// Decides again when the recent table says that another CPU placed the same request first, at
+/// `winner`: the loser follows.
+#[must_use]
+#[inline(always)]
+pub fn follow(found: &Found, winner: BackendId) -> Decision {
+    decide(&Found {
+        recent: winner,
+        ..*found
+    })
 }
 
 #[inline(always)]
@@ -228,7 +240,7 @@ mod tests {
             admit: BackendId::NONE,
             ..found(Role::StartsDialog)
         };
-        assert_eq!(outcome(&f), (OTHER, Verdict::ForwardedRecent, true, true));
+        assert_eq!(outcome(&f), (OTHER, Verdict::ForwardedRecent, true, false));
     }
 
     #[test]
@@ -242,6 +254,28 @@ mod tests {
             ..found(Role::StartsDialog)
         };
         assert_eq!(decide(&f).backend, BackendId::NONE);
+    }
+
+    #[test]
+    fn a_request_that_another_cpu_placed_first_follows_it() {
+        let role = Role::StartsDialog;
+        let decision = follow(&found(role), OTHER);
+        assert_eq!(
+            (
+                decision.backend,
+                decision.verdict,
+                decision.remember_call,
+                decision.remember_start
+            ),
+            (OTHER, Verdict::ForwardedRecent, true, false)
+        );
+        // A live affinity entry still comes first.
+        let known = Found {
+            entry: Entry::Live,
+            known: HOME,
+            ..found(role)
+        };
+        assert_eq!(follow(&known, OTHER).backend, HOME);
     }
 
     #[test]

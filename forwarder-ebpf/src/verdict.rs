@@ -90,6 +90,9 @@ pub enum Verdict {
     PassedKey = 50,
     PassedVlan = 51,
     PassedRefusalAck = 52,
+    PassedContended = 53,
+    PassedStage = 54,
+    PassedNested = 55,
 
     DroppedNoDaemon = 60,
     DroppedNoBackend = 61,
@@ -390,6 +393,24 @@ pub const TABLE: &[Entry] = &[
         Outcome::Passed,
         "refusal-ack",
         "The ACK of what looks like a refusal by the forwarder; the slow path knows for sure.",
+    ),
+    entry(
+        Verdict::PassedContended,
+        Outcome::Passed,
+        "contended",
+        "Another CPU was adding to the same line of the recent table; the slow path waits for it.",
+    ),
+    entry(
+        Verdict::PassedStage,
+        Outcome::Passed,
+        "stage-missing",
+        "A stage of the XDP program is not there. Restart the daemon, which loads all of them; if it happens again, it is a bug: please report it.",
+    ),
+    entry(
+        Verdict::PassedNested,
+        Outcome::Passed,
+        "nested",
+        "The packet interrupted a test run of the XDP program on its CPU, whose memory it must not touch.",
     ),
     entry(
         Verdict::DroppedNoDaemon,

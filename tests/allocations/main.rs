@@ -102,7 +102,6 @@ impl Scene {
             store(vip, backend.local_addr().unwrap()),
             Arc::new(Counters::new(8)),
             KEY,
-            1,
             RECENT,
         ));
         let listen = Listen {
@@ -192,7 +191,7 @@ fn store(vip: SocketAddr, backend: SocketAddr) -> MemoryStore {
         services: 1,
         backends: 8,
         calls: 1024,
-        recent: RECENT,
+        recent_lines: RECENT,
     });
     let mut entry = Backend::new(backend.into(), SERVICE, 1);
     entry.flags = BackendFlags(BackendFlags::ALIVE);

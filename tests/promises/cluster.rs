@@ -14,7 +14,7 @@ use sip_forwarder_tests::{
     proxy::ScriptedProxy,
 };
 
-use crate::support::{ARRIVAL, CLIENT_PORT, daemon_file, program_file, socket, vip_socket};
+use crate::support::{ARRIVAL, CLIENT_PORT, daemon_file, lab_programs_file, socket, vip_socket};
 
 /// How long the daemon may take to notice something that takes it a second or two.
 pub(crate) const NOTICE: Duration = Duration::from_secs(10);
@@ -45,7 +45,7 @@ impl Cluster {
         change: impl FnOnce(&Lab, &mut DaemonSpec) -> Result<()>,
     ) -> Result<Self> {
         let lab = Lab::new(proxies)?;
-        lab.accept_xdp(&program_file()?)?;
+        lab.accept_xdp(&lab_programs_file()?)?;
         let scripted = ScriptedProxy::start_all(&lab, Family::V4)?;
         let mut spec = DaemonSpec::of_lab(daemon_file()?, &lab, Family::V4);
         spec.services[0].health = health;

@@ -15,7 +15,7 @@ use sip_forwarder_tests::{
 
 use crate::{
     cluster::NOTICE,
-    support::{as_root, daemon_file, program_file, socket},
+    support::{as_root, daemon_file, lab_programs_file, socket},
 };
 
 /// That all of them hash to one of two proxies happens once in 2048 runs.
@@ -50,7 +50,7 @@ impl Registrars {
         spec.services[0].extra += "key = \"to\"\nregister_key = \"to\"\n";
         let record_route = match mode {
             Mode::Nat => {
-                lab.accept_xdp(&program_file()?)?;
+                lab.accept_xdp(&lab_programs_file()?)?;
                 RecordRoute::Vip
             }
             Mode::Proxy => {

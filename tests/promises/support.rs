@@ -61,6 +61,11 @@ pub(crate) fn program_file() -> Result<PathBuf> {
     built("target/bpf/sip-forwarder-xdp")
 }
 
+/// The XDP programs of the lab: far ends of links, and baselines.
+pub(crate) fn lab_programs_file() -> Result<PathBuf> {
+    built("target/bpf/sip-forwarder-bench")
+}
+
 fn built(file: &str) -> Result<PathBuf> {
     let path = root().join(file);
     ensure!(
@@ -73,7 +78,7 @@ fn built(file: &str) -> Result<PathBuf> {
 /// A lab with a running daemon whose backends are all resolved.
 pub(crate) fn forwarding_lab(proxies: u8, family: Family) -> Result<(Lab, Daemon)> {
     let lab = Lab::new(proxies)?;
-    lab.accept_xdp(&program_file()?)?;
+    lab.accept_xdp(&lab_programs_file()?)?;
     let daemon = Daemon::start(&lab, &DaemonSpec::of_lab(daemon_file()?, &lab, family))?;
     daemon.wait_resolved(Duration::from_secs(5))?;
     Ok((lab, daemon))

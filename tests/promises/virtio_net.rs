@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 use sip_forwarder_tests::{
     calls::CallLog,
-    lab::{Daemon, DaemonSpec, Family, Host, Lab, process::output_within},
+    lab::{Daemon, DaemonSpec, Family, Host, Lab, cards, process::output_within},
     sipp::Uas,
 };
 
@@ -26,6 +26,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         on_cards("virtio_net::calls_v4", || sipp(Family::V4)),
         on_cards("virtio_net::calls_v6", || sipp(Family::V6)),
+        on_cards("virtio_net::check_tells_what_slows_xdp", check),
     ]
 }
 
@@ -46,6 +47,22 @@ fn sipp(family: Family) -> Result<()> {
     ensure!(
         status["xdp_mode"] == "native",
         "it is not native: {status:#}"
+    );
+    Ok(())
+}
+
+/// The card with a single queue is named, with what to do; those with queues to spare are not.
+fn check() -> Result<()> {
+    let (_lab, daemon) = lab(Family::V4)?;
+    let said = daemon.run(&["check"])?;
+    let named = |card: &str| said.lines().find(|line| line.starts_with(card));
+    ensure!(
+        named("to-p2 (virtio_net): ").is_some_and(|line| line.contains("queues=4")),
+        "the card with one queue is not named: {said}"
+    );
+    ensure!(
+        named("to-client").is_none() || !cards::are_multi_queue(),
+        "a card with queues to spare is named: {said}"
     );
     Ok(())
 }

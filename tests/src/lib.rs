@@ -18,13 +18,15 @@
 //! - [`phone`]: a phone that does as a test says, over any transport.
 //! - [`pace`]: how fast the machine is.
 //! - [`program`]: the XDP program on single packets, without an interface; [`frame_source`]: frames made in the kernel,
-//!   to be timed or sent.
+//!   to be timed or sent; [`baseline`]: the program that benches compare with; [`old_program`]: the XDP program of an
+//!   older revision.
 //!
 //! Nothing here decides anything about forwarding: expectations live in the tests.
 
 pub mod agent;
 pub mod balancers;
 pub mod baresip;
+pub mod baseline;
 pub mod calls;
 pub mod certificates;
 pub mod corpus;
@@ -39,6 +41,7 @@ pub mod kamailio;
 pub mod lab;
 pub mod load;
 pub mod messages;
+pub mod old_program;
 pub mod pace;
 pub mod parity;
 pub mod patches;

@@ -1,6 +1,13 @@
 //! The XDP program on single packets, by `BPF_PROG_TEST_RUN`: nothing is attached, nothing pinned.
 
-use std::{collections::HashSet, fs, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    fs,
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use aya::{
@@ -16,15 +23,20 @@ use sip_forwarder::{
         numbering::{Number, Numbering},
         service::{Saved, ServiceControl, Timing},
     },
-    dataplane::{KernelStore, KernelTables, Maps, attach, maps_load, nexthop::NextHop, publish},
+    dataplane::{
+        KernelStore, KernelTables, Maps, maps_load,
+        nexthop::NextHop,
+        publish,
+        stages::{self, Stages},
+    },
     slowpath::counters::Counters,
 };
 use sip_forwarder_ebpf::{
     abi::{
-        Affinity, Backend, BackendId, HINT_LINES_PER_SERVICE, HINTS_PER_LINE, Macs, RING_SLOTS,
-        ServiceId, Slot, VlanTags,
+        Affinity, Backend, BackendId, HINTS_PER_LINE, Macs, RING_SLOTS, ServiceId, Slot, VlanTags,
     },
     hash,
+    stage::{ENTRY, Stage},
     verdict::{TABLE, Verdict},
 };
 
@@ -139,9 +151,31 @@ impl Action {
     }
 }
 
+/// What the kernel made of a stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StageSize {
+    /// Name of the stage's program.
+    pub stage: &'static str,
+    /// Instructions that the verifier went through.
+    pub verified: u32,
+    /// Bytes of machine code.
+    pub jitted: u32,
+}
+
+/// Returns the mean time of `repeat` runs of a program over one packet.
+pub(crate) fn time(program: &Xdp, frame: &[u8], repeat: u32) -> Result<Duration> {
+    let mut options = TestRunOptions::new();
+    options.data_in = Some(frame);
+    options.repeat = repeat;
+    let result = program.test_run(options);
+    Ok(result.context("BPF_PROG_TEST_RUN failed")?.duration)
+}
+
 /// The program in the kernel, with tables of its own.
 pub struct Program {
     ebpf: Ebpf,
+    /// Without it the program would have no stages behind its entry.
+    _stages: Stages,
     maps: Arc<Maps>,
     numbering: Numbering,
     config: Config,
@@ -155,11 +189,12 @@ impl Program {
             fs::read(object).with_context(|| format!("cannot read {}", object.display()))?;
         let mut ebpf = maps_load(&bytes, &config.limits, None)?;
         let maps = Arc::new(Maps::take(&mut ebpf)?);
-        attach::load_program(&mut ebpf)?;
+        let loaded = stages::load(&mut ebpf)?;
         let mut numbering = Numbering::default();
         numbering.assign(&config);
         let program = Self {
             ebpf,
+            _stages: loaded,
             maps,
             numbering,
             config,
@@ -244,8 +279,7 @@ impl Program {
             KernelStore(Arc::clone(&self.maps)),
             Arc::new(Counters::new(self.config.limits.backends)),
             HASH_KEY,
-            self.config.limits.services,
-            self.config.limits.recent_entries.next_power_of_two(),
+            self.config.limits.recent_lines(),
         ))
     }
 
@@ -258,7 +292,7 @@ impl Program {
         options.data_out = Some(&mut out);
         options.repeat = 1;
         let result = self
-            .xdp(attach::PROGRAM)?
+            .xdp(ENTRY)?
             .test_run(options)
             .context("BPF_PROG_TEST_RUN failed")?;
         out.truncate(result.data_size_out as usize);
@@ -280,30 +314,13 @@ impl Program {
     }
 
     /// Mean time of `repeat` runs over one packet, each seeing it as the one before left it.
-    pub fn time(&self, program: &str, frame: &[u8], repeat: u32) -> Result<Duration> {
-        let mut options = TestRunOptions::new();
-        options.data_in = Some(frame);
-        options.repeat = repeat;
-        Ok(self
-            .xdp(program)?
-            .test_run(options)
-            .context("BPF_PROG_TEST_RUN failed")?
-            .duration)
+    pub fn time(&self, frame: &[u8], repeat: u32) -> Result<Duration> {
+        time(self.xdp(ENTRY)?, frame, repeat)
     }
 
-    /// Loads another program of the object beside the first.
-    pub fn load_other(&mut self, name: &str) -> Result<()> {
-        let program: &mut Xdp = self
-            .ebpf
-            .program_mut(name)
-            .with_context(|| format!("no program {name}"))?
-            .try_into()?;
-        Ok(program.load()?)
-    }
-
-    /// A program of the object, for others to call.
-    pub fn fd(&self, program: &str) -> Result<&ProgramFd> {
-        Ok(self.xdp(program)?.fd()?)
+    /// The entry, for other programs to call.
+    pub fn fd(&self) -> Result<&ProgramFd> {
+        Ok(self.xdp(ENTRY)?.fd()?)
     }
 
     /// Puts the program on an interface of this namespace, natively.
@@ -321,8 +338,8 @@ impl Program {
     fn forwarder(&mut self) -> Result<&mut Xdp> {
         Ok(self
             .ebpf
-            .program_mut(attach::PROGRAM)
-            .context("no program sip_forwarder")?
+            .program_mut(ENTRY)
+            .with_context(|| format!("no program {ENTRY}"))?
             .try_into()?)
     }
 
@@ -353,23 +370,31 @@ impl Program {
                 .insert(&digest.affinity_key(service), &entry)?;
             hinted.insert(digest.slot());
         }
-        for line in 0..HINT_LINES_PER_SERVICE {
-            let mut hints = self.maps.hints.get(line)?;
-            for (slot, hint) in (line * HINTS_PER_LINE..).zip(&mut hints.0) {
-                *hint |= u8::from(hinted.contains(&slot));
-            }
-            self.maps.hints.set(line, hints)?;
+        for slot in hinted {
+            let line = self.maps.hints.get(slot / HINTS_PER_LINE);
+            let hints = line.context("a slot has no hint")?;
+            hints.0[(slot % HINTS_PER_LINE) as usize].store(1, Ordering::Release);
         }
         Ok(())
     }
 
-    /// Instructions the verifier went through, and bytes of machine code.
-    pub fn size(&self) -> Result<(u32, u32)> {
-        let info = self.xdp(attach::PROGRAM)?.info()?;
-        let verified = info
-            .verified_instruction_count()
-            .context("this kernel does not tell verified instructions")?;
-        Ok((verified, info.size_jitted()))
+    /// Returns what the kernel made of each stage, the entry first.
+    pub fn sizes(&self) -> Result<Vec<StageSize>> {
+        let stages = Stage::ALL.into_iter().map(Stage::program);
+        [ENTRY]
+            .into_iter()
+            .chain(stages)
+            .map(|stage| {
+                let info = self.xdp(stage)?.info()?;
+                Ok(StageSize {
+                    stage,
+                    verified: info
+                        .verified_instruction_count()
+                        .context("this kernel does not tell verified instructions")?,
+                    jitted: info.size_jitted(),
+                })
+            })
+            .collect()
     }
 
     fn xdp(&self, name: &str) -> Result<&Xdp> {

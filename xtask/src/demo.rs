@@ -177,7 +177,7 @@ impl Demo {
         setup::lab_programs()?;
         let daemon = program::daemon()?;
         let lab = Lab::new(backends)?;
-        lab.accept_xdp(&program::program()?)?;
+        lab.accept_xdp(&program::bench_programs()?)?;
         let spec = DaemonSpec::of_lab(daemon, &lab, self.family());
         Ok((lab, spec))
     }

@@ -8,6 +8,7 @@ mod fuzz;
 mod lab;
 mod load;
 mod program;
+mod revision;
 mod setup;
 mod shell;
 mod tally;
@@ -17,6 +18,8 @@ mod vm;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use crate::revision::Revision;
 
 /// Builds, loads, tests, benches and shows the forwarder.
 #[derive(Parser)]
@@ -31,7 +34,7 @@ enum Verb {
     /// Find or install what building and testing need.
     Setup,
     /// Build the XDP program and the daemon with it inside.
-    Build,
+    Build(Build),
     /// Play real calls through XDP, in network namespaces, and tell what became of them.
     Demo(demo::Demo),
     /// Run every test there is: unit, packet tables, lab.
@@ -50,6 +53,24 @@ enum Verb {
     Load(load::Load),
     /// Take the forwarder off.
     Unload(load::Unload),
+}
+
+/// Build the XDP program and the daemon with it inside.
+#[derive(clap::Args)]
+struct Build {
+    /// Build those of an older revision, such as a commit id, into `target/revisions`, with today's toolchain.
+    #[arg(long, value_name = "REV")]
+    revision: Option<String>,
+}
+
+impl Build {
+    fn run(&self) -> anyhow::Result<Outcome> {
+        match &self.revision {
+            None => program::daemon()?,
+            Some(name) => Revision::find(name)?.daemon()?,
+        };
+        Ok(Outcome::Done)
+    }
 }
 
 /// What a verb came to.
@@ -74,7 +95,7 @@ fn main() -> ExitCode {
 fn perform(verb: Verb) -> anyhow::Result<Outcome> {
     match verb {
         Verb::Setup => setup::setup().map(|_| Outcome::Done),
-        Verb::Build => program::daemon().map(|_| Outcome::Done),
+        Verb::Build(build) => build.run(),
         Verb::Demo(demo) => demo.run(),
         Verb::Test(test) => test.run(),
         Verb::Vm(vm) => vm.run(),

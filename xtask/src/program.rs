@@ -19,7 +19,7 @@ const BENCH: &str = "sip-forwarder-bench";
 
 /// BTF needs debug information; `v3` has 32-bit operations and atomics; without misaligned loads
 /// every word of a packet would be put together from bytes.
-const FLAGS: &str =
+pub(crate) const FLAGS: &str =
     "-Cdebuginfo=2 -Clink-arg=--btf -Ctarget-cpu=v3 -Ctarget-feature=+allows-misaligned-mem-access";
 
 /// Builds the XDP program unless it is there already, and returns its file.
@@ -47,17 +47,22 @@ fn object(name: &str) -> anyhow::Result<PathBuf> {
     }
     let toolchain = setup::toolchain()?;
     say(&format!("building {name}"));
-    compile(&toolchain, name, &folder)?;
-    let built = folder.join(TARGET).join("release").join(name);
+    let built = compile(&toolchain, name, (&root(), &folder))?;
     fs::copy(&built, &object)
         .with_context(|| format!("cannot copy {} to {}", built.display(), object.display()))?;
     fs::write(&stamp, wanted).with_context(|| format!("cannot write {}", stamp.display()))?;
     Ok(object)
 }
 
-fn compile(toolchain: &Toolchain, name: &str, target_dir: &Path) -> anyhow::Result<()> {
+/// Compiles an object of the workspace in `sources` into the folder `target`, and returns its file.
+pub(crate) fn compile(
+    toolchain: &Toolchain,
+    name: &str,
+    (sources, target): (&Path, &Path),
+) -> anyhow::Result<PathBuf> {
     let mut command = cargo();
     command
+        .current_dir(sources)
         .args([
             "build",
             "--quiet",
@@ -75,7 +80,7 @@ fn compile(toolchain: &Toolchain, name: &str, target_dir: &Path) -> anyhow::Resu
             TARGET,
             "--target-dir",
         ])
-        .arg(target_dir)
+        .arg(target)
         .env("RUSTC", &toolchain.rustc)
         .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &toolchain.linker)
         .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_RUSTFLAGS", FLAGS)
@@ -87,7 +92,8 @@ fn compile(toolchain: &Toolchain, name: &str, target_dir: &Path) -> anyhow::Resu
     if toolchain.core == Core::Built {
         command.args(["-Z", "build-std=core"]);
     }
-    run(&mut command)
+    run(&mut command)?;
+    Ok(target.join(TARGET).join("release").join(name))
 }
 
 /// Builds the daemon with the XDP program inside, and returns its file.

@@ -26,6 +26,7 @@ impl Test {
         if is_root() {
             setup::lab_programs()?;
             program::daemon()?;
+            program::bench_programs()?;
         } else {
             say(
                 "not root: tests that need network namespaces and XDP are skipped; `sudo cargo xtask test` runs them too",

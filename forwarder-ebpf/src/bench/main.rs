@@ -1,5 +1,5 @@
-//! What the benches need in the kernel beside the program under test: a generator, the far end, and
-//! the least that a forwarder can do. An object of its own, so that no daemon makes its maps.
+//! What the lab and the benches need in the kernel beside the program under test: the far ends of
+//! links, a generator, and the baselines. An object of its own, so that no daemon loads it.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -17,13 +17,14 @@
 mod source;
 
 use aya_ebpf::{
-    bindings::xdp_action::{XDP_ABORTED, XDP_DROP},
+    bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX},
     helpers::generated::{bpf_redirect, bpf_xdp_adjust_tail, bpf_xdp_store_bytes},
     macros::{map, xdp},
-    maps::{Array, PerCpuArray, ProgramArray},
+    maps::{Array, DevMapHash, PerCpuArray, ProgramArray},
     programs::XdpContext,
 };
 use sip_forwarder_ebpf::{
+    abi::{Backend, Macs},
     generator::{FRAME_LIMIT, HEAD, Held, Template},
     source::Source,
 };
@@ -44,6 +45,14 @@ static ROTATION_MASK: Array<u32> = Array::with_max_entries(1, 0);
 /// The interface that the bare redirect sends by.
 #[map]
 static ONWARD: Array<u32> = Array::with_max_entries(1, 0);
+
+/// The next hop of the bare redirect through a device map, as a backend's entry names it.
+#[map]
+static NEXT_HOP: Array<Backend> = Array::with_max_entries(1, 0);
+
+/// Interfaces that the bare redirect may send by, by interface number.
+#[map]
+static INTERFACES: DevMapHash = DevMapHash::with_max_entries(64, 0);
 
 /// The program under test.
 #[map]
@@ -81,6 +90,43 @@ pub fn rotate_and_give(ctx: XdpContext) -> u32 {
     match rotate(&ctx) {
         Some(()) => give(&ctx),
         None => XDP_ABORTED,
+    }
+}
+
+/// Lets everything through. It stands on the far ends of veth pairs, whose driver accepts frames
+/// sent by XDP only while an XDP program is attached there.
+#[xdp(frags)]
+pub fn pass_all(_ctx: XdpContext) -> u32 {
+    XDP_PASS
+}
+
+/// Swaps the MAC addresses and sends the frame back, which no forwarder can do without: the baseline
+/// of times per packet.
+#[xdp(frags)]
+pub fn baseline(ctx: XdpContext) -> u32 {
+    let packet = Packet::new(&ctx, 0);
+    let swapped = (|| {
+        let old = Macs([packet.u32_at(0)?, packet.u32_at(4)?, packet.u32_at(8)?]);
+        packet.store_words(0, old.swapped().0)
+    })();
+    if swapped.is_some() { XDP_TX } else { XDP_DROP }
+}
+
+/// Gives every packet the MAC addresses of the next hop and sends it there, as the forwarder sends:
+/// the least that a box between two links can do.
+#[xdp(frags)]
+pub fn bare_redirect(ctx: XdpContext) -> u32 {
+    let Some(hop) = NEXT_HOP.get(0) else {
+        return XDP_ABORTED;
+    };
+    if Packet::new(&ctx, 0).store_words(0, hop.macs.0).is_none() {
+        return XDP_DROP;
+    }
+    if hop.interface as usize == ctx.ingress_ifindex() {
+        return XDP_TX;
+    }
+    match INTERFACES.redirect(hop.interface, u64::from(XDP_ABORTED)) {
+        Ok(action) | Err(action) => action,
     }
 }
 

@@ -1,7 +1,11 @@
 //! The single exit: every packet's verdict is counted here and nowhere else.
 
-use crate::maps::{TRAFFIC, VERDICTS};
-use sip_forwarder_ebpf::{abi::BackendId, verdict::Verdict};
+use crate::maps::{SCRATCH, TRAFFIC, VERDICTS};
+use aya_ebpf::{
+    bindings::xdp_action::{XDP_DROP, XDP_PASS},
+    programs::XdpContext,
+};
+use sip_forwarder_ebpf::{abi::BackendId, stage::Stage, verdict::Verdict};
 
 /// What becomes of a packet: its verdict, the XDP action, the backend that got it and the backend
 /// that sent it. In one register, which is all that a function of its own can return in BPF.
@@ -9,8 +13,10 @@ use sip_forwarder_ebpf::{abi::BackendId, verdict::Verdict};
 pub(crate) struct Exit(u64);
 
 impl Exit {
-    /// No XDP action.
+    /// No XDP action: the packet is left to the slow path.
     const LEAVE: u32 = 0xff;
+    /// No XDP action: the packet goes on to the stage whose number stands for the verdict.
+    const NEXT: u32 = 0xfe;
 
     const ACTION: u32 = 16;
     const TO: u32 = 32;
@@ -22,10 +28,34 @@ impl Exit {
         Self::between(verdict, action, BackendId::NONE, BackendId::NONE)
     }
 
+    /// Left to the kernel, counted under the number of a verdict.
+    #[inline(always)]
+    pub(crate) const fn pass(verdict: u32) -> Self {
+        Self::new(verdict, XDP_PASS)
+    }
+
+    /// Dropped, because the tables contradict each other.
+    #[inline(always)]
+    pub(crate) const fn fault() -> Self {
+        Self::new(Verdict::DroppedTableFault.number(), XDP_DROP)
+    }
+
     /// What a packet is left to the slow path for, if there is one.
     #[inline(always)]
     pub(crate) const fn leave(verdict: u32) -> Self {
         Self::new(verdict, Self::LEAVE)
+    }
+
+    /// No end yet: another stage goes on.
+    #[inline(always)]
+    pub(crate) const fn next(stage: Stage) -> Self {
+        Self::new(stage.index(), Self::NEXT)
+    }
+
+    /// Tells whether the packet goes on to this stage.
+    #[inline(always)]
+    pub(crate) const fn goes_to(self, stage: Stage) -> bool {
+        self.action() == Self::NEXT && self.verdict() == stage.index()
     }
 
     /// The number of the verdict, if the packet is left to the slow path.
@@ -40,7 +70,7 @@ impl Exit {
 
     /// Did the tables contradict each other?
     #[inline(always)]
-    pub(crate) const fn is_fault(self) -> bool {
+    const fn is_fault(self) -> bool {
         self.verdict() == Verdict::DroppedTableFault.number()
     }
 
@@ -66,9 +96,23 @@ impl Exit {
     }
 }
 
-/// Counts and returns the action.
+/// Ends a packet: frees this CPU's memory, counts the packet and returns the action. Every stage ends
+/// with it, or with a tail call to the next.
 #[inline(always)]
-pub(crate) fn finish(exit: Exit) -> u32 {
+pub(crate) fn finish(ctx: &XdpContext, exit: Exit) -> u32 {
+    if exit.is_fault() {
+        aya_log_ebpf::error!(ctx, "a map lacks what another promised; packet dropped");
+    }
+    if let Some(scratch) = SCRATCH.get_ptr_mut(0) {
+        // SAFETY: a per-CPU value, and this packet is the one that made it busy.
+        unsafe { (&raw mut (*scratch).busy).write_volatile(0) };
+    }
+    count(exit)
+}
+
+/// Counts a packet that has no part in this CPU's memory, and returns the action.
+#[inline(always)]
+pub(crate) fn count(exit: Exit) -> u32 {
     if let Some(counter) = VERDICTS.get_ptr_mut(exit.verdict()) {
         // SAFETY: a per-CPU value, and the program is not preempted by itself on one CPU.
         unsafe { *counter += 1 };

@@ -1,6 +1,7 @@
 //! The tables, as the fast path reads and writes them for one message.
 
 use crate::{
+    atomic::{Line, fetch_add},
     maps::{AFFINITY, BACKENDS, EVENTS, HINTS, RECENT, RINGS, SENT_BY, TURNS},
     source::Packet,
 };
@@ -8,9 +9,10 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use sip_forwarder_ebpf::{
     abi::{
         Affinity, Backend, BackendFlags, BackendId, Event, Globals, HINTS_PER_LINE, Policy,
-        RING_SLOTS, Recent, SLOTS_PER_LINE, Service, Slot,
+        RING_SLOTS, SLOTS_PER_LINE, Service, Slot,
     },
     hash::Digest,
+    recent::{self, KERNEL_TRIES, Request},
     rule::{Decision, Entry, Found},
     scan::{Host, HostForm, Scan},
     source::Source,
@@ -73,16 +75,28 @@ pub(crate) struct Lookups<'a> {
 }
 
 impl Lookups<'_> {
-    /// Everything the rule wants to know.
+    /// Returns everything the rule wants to know, and the backend that the recent table names if that
+    /// one may not have the message.
     #[inline(always)]
-    pub(crate) fn find(&self, scan: &Scan, slot: Slot, now: u32) -> Result<Found, Verdict> {
+    pub(crate) fn find(
+        &self,
+        scan: &Scan,
+        slot: Slot,
+        now: u32,
+    ) -> Result<(Found, BackendId), Verdict> {
         let (entry, known) = self.entry(scan.call);
         let named = self.named(scan.host)?;
         // Only what the rule may ask for: each answer costs a look into a map.
-        let (recent, home) = if scan.role.starts() {
-            (self.recent(scan.call, now), BackendId::NONE)
+        let (seen, recent, home) = if scan.role.starts() {
+            let seen = self.recent(scan.call, now);
+            (seen, self.live(seen), BackendId::NONE)
         } else {
-            (BackendId::NONE, self.live(slot.home()))
+            (BackendId::NONE, BackendId::NONE, self.live(slot.home()))
+        };
+        let unfit = if recent.is_some() {
+            BackendId::NONE
+        } else {
+            seen
         };
         let admit = if recent.is_some() || home.is_some() {
             BackendId::NONE
@@ -94,7 +108,7 @@ impl Lookups<'_> {
             };
             self.live(chosen.admit())
         };
-        Ok(Found {
+        let found = Found {
             role: scan.role,
             entry,
             known,
@@ -103,7 +117,8 @@ impl Lookups<'_> {
             admit,
             home,
             slot,
-        })
+        };
+        Ok((found, unfit))
     }
 
     /// The slot whose `admit` a new call gets, by the service's policy. (Where another key than the
@@ -118,16 +133,13 @@ impl Lookups<'_> {
             .unwrap_or(slot)
     }
 
-    /// The number of the next turn of this service on this CPU.
+    /// Takes the next turn of this service. Returns the slot that it stands for.
     #[inline(always)]
     fn next_turn(&self) -> Option<u32> {
-        let turn = TURNS.get_ptr_mut(u32::from(self.service.id.0))?;
-        // SAFETY: a map value of this CPU alone, on which no other packet is handled meanwhile.
-        let now = unsafe { turn.read_volatile() };
-        let next = if now + 1 < RING_SLOTS { now + 1 } else { 0 };
-        // SAFETY: as above.
-        unsafe { turn.write_volatile(next) };
-        Some(if now < RING_SLOTS { now } else { 0 })
+        let line = TURNS.get_ptr_mut(u32::from(self.service.id.0))?;
+        // SAFETY: a map value.
+        let turn = fetch_add(unsafe { &raw mut (*line).turns }, 1);
+        Some((turn % u64::from(RING_SLOTS)) as u32)
     }
 
     /// The slot a hash falls into, in the live generation.
@@ -195,40 +207,57 @@ impl Lookups<'_> {
         }
     }
 
-    /// Where this Call-ID's starting request went in the last 32 seconds, or none.
+    /// Returns the backend that this Call-ID's out-of-dialog request went to in the last 32 seconds, or
+    /// none.
     #[inline(always)]
-    pub(crate) fn recent(&self, call: Digest, now: u32) -> BackendId {
-        let index = call.recent_index(self.service.id, self.globals.recent_mask);
-        let Some(seen) = RECENT.get_ptr(index) else {
-            return BackendId::NONE;
-        };
-        // SAFETY: a map value, aligned; one volatile word, so never half of two.
-        let seen = unsafe { seen.read_volatile() };
-        self.live(seen.backend_of(call.fingerprint(self.service.id), now as u16))
+    fn recent(&self, call: Digest, now: u32) -> BackendId {
+        match self.recent_line(call) {
+            Some(line) => blurred(self.frame, recent::find(&line, self.request(call, now))),
+            None => BackendId::NONE,
+        }
     }
 
-    /// Writes down what the rule wants remembered.
+    /// Writes down that an out-of-dialog request goes to `backend`, unless another CPU was first.
+    /// Returns the backend that it goes to, or none if that cannot be told now. An entry of the backend
+    /// `unfit` does not count.
     #[inline(always)]
-    pub(crate) fn remember(&self, scan: &Scan, decision: &Chosen, backend: &Backend, now: u32) {
-        if decision.remember & Chosen::START != 0 {
-            let index = scan
-                .call
-                .recent_index(self.service.id, self.globals.recent_mask);
-            if let Some(place) = RECENT.get_ptr_mut(index) {
-                let fingerprint = scan.call.fingerprint(self.service.id);
-                // SAFETY: as in `recent`.
-                let old = unsafe { place.read_volatile() };
-                if old.counts(now as u16) && !old.is_of(fingerprint) {
-                    count(Event::RECENT_EVICTED);
-                }
-                let seen = Recent::new(fingerprint, now as u16, decision.backend);
-                // One that says so already is not written: it may be on another CPU's cache line.
-                if seen != old {
-                    // SAFETY: as in `recent`.
-                    unsafe { place.write_volatile(seen) };
-                }
-            }
+    pub(crate) fn claim(
+        &self,
+        call: Digest,
+        backend: BackendId,
+        unfit: BackendId,
+        now: u32,
+    ) -> BackendId {
+        let Some(line) = self.recent_line(call) else {
+            return BackendId::NONE;
+        };
+        let request = self.request(call, now);
+        let claim = recent::claim(&line, request, backend, unfit, KERNEL_TRIES);
+        if claim.evicted {
+            count(Event::RECENT_EVICTED);
         }
+        blurred(self.frame, claim.backend)
+    }
+
+    #[inline(always)]
+    fn recent_line(&self, call: Digest) -> Option<Line> {
+        let line = call.recent_line(self.service.id, self.globals.recent_mask);
+        RECENT
+            .get_ptr_mut(line)
+            .map(|line| Line::of(line, self.globals.zero))
+    }
+
+    #[inline(always)]
+    const fn request(&self, call: Digest, now: u32) -> Request {
+        Request {
+            fingerprint: call.fingerprint(self.service.id),
+            now,
+        }
+    }
+
+    /// Writes down where the call is, if the rule wants that.
+    #[inline(always)]
+    pub(crate) fn remember(&self, scan: &Scan, decision: &Chosen, backend: &Backend) {
         if decision.remember & Chosen::CALL != 0 {
             self.write_entry(scan.call, decision.backend, backend.incarnation);
             if decision.remember & Chosen::ADDED != 0 {

@@ -1,4 +1,4 @@
-//! The XDP program: a thin shell around the library's decision.
+//! The XDP program: a thin shell around the library's decision, in stages.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -8,45 +8,71 @@
     reason = "the program macro makes entries public"
 )]
 
+mod atomic;
 mod count;
-mod fastpath;
 mod lookups;
 mod maps;
+mod place;
+mod receive;
+mod return_path;
 mod rewrite;
 mod route;
+mod send;
+mod slow_path;
 mod source;
 
+use crate::{count::Exit, maps::STAGES};
 use aya_ebpf::{macros::xdp, programs::XdpContext};
+use sip_forwarder_ebpf::{stage::Stage, verdict::Verdict};
 
-/// Entry: one packet in, one XDP action out, one verdict counted.
+/// The entry: parses and scans a packet, and hands it to the next stage.
 #[xdp(frags)]
 pub fn sip_forwarder(ctx: XdpContext) -> u32 {
-    let exit = fastpath::run(&ctx);
-    if exit.is_fault() {
-        aya_log_ebpf::error!(&ctx, "a map lacks what another promised; packet dropped");
+    if !receive::take_memory() {
+        return count::count(Exit::pass(Verdict::PassedNested.number()));
     }
-    count::finish(exit)
+    let mut exit = receive::run(&ctx);
+    if exit.goes_to(Stage::Place) {
+        go(&ctx, Stage::Place);
+        exit = slow_path::leave(&ctx, Verdict::PassedStage.number());
+    } else if exit.goes_to(Stage::Return) {
+        go(&ctx, Stage::Return);
+        exit = Exit::fault();
+    }
+    count::finish(&ctx, exit)
 }
 
-/// Lets everything through. It stands on the far ends of veth pairs, whose driver accepts frames
-/// sent by XDP only while an XDP program is attached there.
+/// The stage [`Stage::Place`].
 #[xdp(frags)]
-pub fn pass_all(_ctx: XdpContext) -> u32 {
-    aya_ebpf::bindings::xdp_action::XDP_PASS
+pub fn sip_place(ctx: XdpContext) -> u32 {
+    let mut exit = place::run(&ctx);
+    if exit.goes_to(Stage::SendNat) {
+        go(&ctx, Stage::SendNat);
+        exit = slow_path::leave(&ctx, Verdict::PassedStage.number());
+    }
+    count::finish(&ctx, exit)
 }
 
-/// Swaps the MAC addresses and sends the frame back: what no forwarder can do without, and so the
-/// yardstick of the benches.
+/// The stage [`Stage::SendNat`].
 #[xdp(frags)]
-pub fn yardstick(ctx: XdpContext) -> u32 {
-    rewrite::swap_macs(&ctx)
+pub fn sip_send_nat(ctx: XdpContext) -> u32 {
+    let exit = send::nat(&ctx);
+    count::finish(&ctx, exit)
 }
 
-/// Gives every packet the MAC addresses of the first backend's next hop and sends it there: the least
-/// that a box between two links can do, and so the limit of the benches.
+/// The stage [`Stage::Return`].
 #[xdp(frags)]
-pub fn bare_redirect(ctx: XdpContext) -> u32 {
-    fastpath::redirect_to_first(&ctx)
+pub fn sip_return(ctx: XdpContext) -> u32 {
+    let exit = return_path::run(&ctx);
+    count::finish(&ctx, exit)
+}
+
+/// Goes on with another stage. Returns only if that stage is not there. To be called from entry
+/// functions alone, where the kernel allows tail calls whatever the stack holds.
+#[inline(always)]
+fn go(ctx: &XdpContext, stage: Stage) {
+    // SAFETY: nothing of ours waits to be dropped.
+    unsafe { STAGES.tail_call(ctx, stage.index()) };
 }
 
 #[cfg(target_arch = "bpf")]

@@ -1,17 +1,23 @@
 //! The maps. Sizes given here are the smallest; the daemon sets them when it loads the program.
+//!
+//! What the program and the daemon's workers both write is mapped into the daemon's memory
+//! ([`BPF_F_MMAPABLE`]), and either side writes it by atomic operations or single stores: a map
+//! syscall would replace a whole element, and with it what the program wrote meanwhile.
 
 use crate::route::{Known, WAYS_KEPT};
 use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
     macros::map,
-    maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray},
+    maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray, ProgramArray},
 };
 use sip_forwarder_ebpf::abi::{
-    Affinity, AffinityKey, Backend, BackendRef, BackendTraffic, Endpoint, Event, FragmentKey,
-    Globals, HintLine, Recent, RingLine, SentByKey, Service,
+    Affinity, AffinityKey, Backend, BackendId, BackendRef, BackendTraffic, Endpoint, Event,
+    FragmentKey, Globals, HintLine, RecentLine, RingLine, SentByKey, Service, TurnLine,
 };
 use sip_forwarder_ebpf::{
     packet::Flow,
     scan::{Lines, Scan},
+    stage::Stage,
     verdict::VERDICT_LIMIT,
 };
 
@@ -40,17 +46,17 @@ pub(crate) static SENT_BY: HashMap<SentByKey, BackendRef> = HashMap::with_max_en
 #[map]
 pub(crate) static RINGS: Array<RingLine> = Array::with_max_entries(1, 0);
 
-/// Hints: for each service a byte per slot.
+/// Hints: for each service a byte per slot. The workers write it, too.
 #[map]
-pub(crate) static HINTS: Array<HintLine> = Array::with_max_entries(1, 0);
+pub(crate) static HINTS: Array<HintLine> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Calls that are not at their home.
 #[map]
 pub(crate) static AFFINITY: LruHashMap<AffinityKey, Affinity> = LruHashMap::with_max_entries(64, 0);
 
-/// Starting requests seen lately.
+/// The recent table. The workers write it, too.
 #[map]
-pub(crate) static RECENT: Array<Recent> = Array::with_max_entries(1, 0);
+pub(crate) static RECENT: Array<RecentLine> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Packets of backends whose first fragment left with a VIP as its source.
 #[map]
@@ -73,13 +79,28 @@ pub(crate) static WAYS: PerCpuArray<Known> = PerCpuArray::with_max_entries(WAYS_
 #[map]
 pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
-/// Memory of one packet on one CPU. As map memory it is also blurred for free: the verifier does not
-/// follow what is written there.
+/// Memory of one packet on one CPU, handed from stage to stage. As map memory it is also blurred for
+/// free: the verifier does not follow what is written there.
 pub(crate) struct Scratch {
+    /// Not zero while a packet is on this CPU.
+    pub(crate) busy: u32,
+    /// Number of the service.
+    pub(crate) service: u32,
+    /// The backend that sent the packet, or none.
+    pub(crate) from: BackendId,
+    /// The backend that the packet goes to.
+    pub(crate) to: BackendId,
+    /// Number of the verdict that the packet gets if the next stage succeeds, or why it was not read.
+    pub(crate) verdict: u32,
     pub(crate) flow: Flow,
     pub(crate) lines: Lines,
     pub(crate) scan: Scan,
 }
+
+/// The stages behind the entry program ([`Stage`]). Each daemon makes an array of its own, so that a
+/// takeover never mixes stages of two builds.
+#[map]
+pub(crate) static STAGES: ProgramArray = ProgramArray::with_max_entries(Stage::COUNT, 0);
 
 /// Packets by verdict.
 #[map]
@@ -89,10 +110,9 @@ pub(crate) static VERDICTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(VER
 #[map]
 pub(crate) static EVENTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Event::KINDS, 0);
 
-/// Whose turn it is under policy `round-robin`: a number per service and CPU, so that no two CPUs
-/// write the same cache line.
+/// Turns of each service under policy `round-robin`. The workers take turns, too.
 #[map]
-pub(crate) static TURNS: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static TURNS: Array<TurnLine> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Messages by backend.
 #[map]

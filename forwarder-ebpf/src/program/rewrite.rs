@@ -3,7 +3,6 @@
 //! Everything is checked before the first byte is written, so a packet leaves changed or untouched.
 
 use crate::source::Packet;
-use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
 use sip_forwarder_ebpf::{
     abi::{Endpoint, Macs},
     csum::{self, Delta},
@@ -102,19 +101,4 @@ pub(crate) fn count_hop(packet: &Packet, flow: &Flow) -> Option<()> {
 #[inline(always)]
 pub(crate) fn macs(packet: &Packet, macs: Macs) -> Option<()> {
     packet.store_words(0, macs.0)
-}
-
-/// Swaps the Ethernet addresses and sends the frame back.
-#[inline(always)]
-pub(crate) fn swap_macs(ctx: &XdpContext) -> u32 {
-    let packet = Packet::new(ctx, 0);
-    let swapped = (|| {
-        let old = Macs([packet.u32_at(0)?, packet.u32_at(4)?, packet.u32_at(8)?]);
-        macs(&packet, old.swapped())
-    })();
-    if swapped.is_some() {
-        xdp_action::XDP_TX
-    } else {
-        xdp_action::XDP_DROP
-    }
 }

@@ -4,9 +4,11 @@ use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_xdp_get_buff_len, progr
 use core::arch::asm;
 use sip_forwarder_ebpf::source::Source;
 
-/// Largest offset the verifier is shown. It keeps a packet pointer's range only while offsets are
-/// known to be small (kernel 6.18, 2026-11).
-const OFFSET_LIMIT: usize = 0x3fff;
+/// Mask of offsets: the verifier keeps a packet pointer's range only while offsets are known to be
+/// small. A mask and not a comparison, whose outcome Linux 6.1 forgets when the compiler puts the
+/// number on the stack meanwhile (6.1.192, 2026-11). Offsets below are what they were; an offset just
+/// below zero becomes one behind every packet that is scanned (`scan::LENGTH_LIMIT`).
+const OFFSET_MASK: usize = 0x3fff;
 
 /// `value`, of which the compiler knows nothing any more. It must neither forget a bound that was
 /// checked nor compute an address anew behind the check, and `core::hint::black_box` costs a trip
@@ -71,12 +73,8 @@ impl Packet {
     /// Where `T` lies at `offset`, if it lies in the packet.
     #[inline(always)]
     fn at<T>(&self, offset: usize) -> Option<*mut T> {
-        // The compiler must neither forget the bound nor compute the address anew after the check.
-        let offset = opaque(offset);
-        if offset > OFFSET_LIMIT {
-            return None;
-        }
-        let address = opaque(self.start + offset);
+        // The compiler must neither drop the mask nor compute the address anew after the check.
+        let address = opaque(self.start + (opaque(offset) & OFFSET_MASK));
         if address + size_of::<T>() > self.end {
             return None;
         }

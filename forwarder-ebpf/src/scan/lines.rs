@@ -168,7 +168,14 @@ pub(super) fn find_lines<S: Source + ?Sized>(
 ) -> Found {
     let mut next = lines.next;
     let mut mask = lines.mask;
-    for _ in 0..STEP_LIMIT {
+    let mut steps = 0;
+    loop {
+        // Counted at the head: a count at the end would fall through to the head, which Linux 6.1 refuses
+        // as a loop that is closed by no jump (`back-edge from insn`, 6.1.192, 2026-11).
+        steps += 1;
+        if steps > STEP_LIMIT {
+            return LIMIT;
+        }
         if mask == 0 {
             if next >= SCAN_LIMIT || next >= message.len() {
                 return LIMIT;
@@ -223,7 +230,6 @@ pub(super) fn find_lines<S: Source + ?Sized>(
             return FOUND;
         }
     }
-    LIMIT
 }
 
 /// What a line feed near the end of the message means: nothing but an empty line may follow.

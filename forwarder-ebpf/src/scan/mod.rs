@@ -14,7 +14,7 @@ pub const SCAN_LIMIT: usize = 1_472;
 /// Longest Call-ID and longest key the fast path reads, in bytes.
 pub const VALUE_LIMIT: usize = 128;
 /// Longest message the fast path looks into, in bytes: a jumbo frame's payload.
-const LENGTH_LIMIT: usize = 9_216;
+pub const LENGTH_LIMIT: usize = 9_216;
 /// Shortest message worth a look: no SIP message with its mandatory headers is shorter.
 const SHORTEST: usize = 64;
 /// Lines that one scan looks at.

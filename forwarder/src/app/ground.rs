@@ -17,7 +17,7 @@ use crate::{
         environment, maps_load, migrate,
         nexthop::Resolver,
         pins::Pins,
-        program_log, publish,
+        program_log, publish, stages,
     },
     slowpath::{
         Managed, Placer,
@@ -64,8 +64,7 @@ impl Ground {
             KernelStore(Arc::clone(&maps)),
             Arc::clone(counters),
             state.hash_key,
-            config.limits.services,
-            config.limits.recent_entries.next_power_of_two(),
+            config.limits.recent_lines(),
         );
         Ok(Self {
             plane: Arc::clone(&maps) as _,
@@ -83,19 +82,18 @@ impl Ground {
     /// Tables of this process.
     pub(super) fn memory(config: &Config, state: &State, counters: &Arc<Counters>) -> Self {
         let limits = &config.limits;
-        let recent = limits.recent_entries.next_power_of_two();
+        let recent_lines = limits.recent_lines();
         let store = Arc::new(MemoryStore::new(Sizes {
             services: limits.services,
             backends: limits.backends,
             calls: limits.affinity_entries,
-            recent,
+            recent_lines,
         }));
         let tables = Placer::new(
             Arc::clone(&store),
             Arc::clone(counters),
             state.hash_key,
-            limits.services,
-            recent,
+            recent_lines,
         );
         Self {
             plane: Arc::new(store),
@@ -206,7 +204,12 @@ fn attach_all(
             maps.allow_interface(index)?;
         }
     }
-    let program = attach::load_program(ebpf)?;
+    let loaded = stages::load(ebpf)?;
+    let pin = pins.new_stages();
+    loaded
+        .pin(&pin)
+        .with_context(|| format!("cannot pin the array of stages at {}", pin.display()))?;
+    let program = stages::entry(ebpf)?;
     let attachments = interfaces
         .iter()
         .map(|interface| attach::attach(program, interface, config.forwarder.xdp, pins))
@@ -221,5 +224,7 @@ fn attach_all(
                 .with_context(|| format!("cannot unpin the link to {old}"))?;
         }
     }
+    // From here on no interface runs the program of the daemon before.
+    pins.remove_stages_but(&pin)?;
     Ok(attachments)
 }

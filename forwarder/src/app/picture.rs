@@ -145,7 +145,7 @@ impl Picture {
                 evicted: added.saturating_sub(census.entries as u64),
             },
             recent: status::Recent {
-                capacity: config.limits.recent_entries.next_power_of_two(),
+                capacity: config.limits.recent_capacity(),
                 evicted: happened(Event::RECENT_EVICTED)?,
             },
             heartbeats,

@@ -115,8 +115,25 @@ pub struct Limits {
     pub backends: u32,
     /// Calls remembered because they are not at their home.
     pub affinity_entries: u32,
-    /// Starting requests remembered for 32 seconds; rounded up to a power of two.
+    /// Out-of-dialog requests remembered for 32 seconds; see [`Limits::recent_lines`].
     pub recent_entries: u32,
+}
+
+impl Limits {
+    /// Returns the lines of the recent table: a power of two of them, with room for `recent_entries`
+    /// requests at least.
+    #[must_use]
+    pub const fn recent_lines(&self) -> u32 {
+        self.recent_entries
+            .div_ceil(abi::RECENT_WAYS as u32)
+            .next_power_of_two()
+    }
+
+    /// Returns how many requests the recent table has room for.
+    #[must_use]
+    pub const fn recent_capacity(&self) -> u32 {
+        self.recent_lines() * abi::RECENT_WAYS as u32
+    }
 }
 
 impl Default for Limits {

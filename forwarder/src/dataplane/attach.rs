@@ -2,13 +2,10 @@
 
 use std::{fs, io, path::Path};
 
-use aya::{
-    Ebpf,
-    programs::{
-        ProgramError, Xdp, XdpMode as AyaMode,
-        links::{FdLink, LinkError, PinnedLink},
-        xdp::XdpLink,
-    },
+use aya::programs::{
+    ProgramError, Xdp, XdpMode as AyaMode,
+    links::{FdLink, LinkError, PinnedLink},
+    xdp::XdpLink,
 };
 use serde::Serialize;
 use thiserror::Error;
@@ -17,18 +14,9 @@ use tracing::{info, warn};
 use super::pins::Pins;
 use crate::config::XdpMode;
 
-/// The XDP program's name in its object.
-pub const PROGRAM: &str = "sip_forwarder";
-
 /// A fault with attaching.
 #[derive(Debug, Error)]
 pub enum AttachError {
-    /// The verifier or the kernel refused the program.
-    #[error("the kernel refused the XDP program: {0}; it needs Linux 6.1 or later")]
-    Load(ProgramError),
-    /// The object lacks the program.
-    #[error("the object holds no program `sip_forwarder`; build it anew with `cargo xtask build`")]
-    Missing,
     /// There is no such interface.
     #[error("there is no interface `{0}`; `ip link` lists those there are")]
     NoInterface(String),
@@ -74,17 +62,6 @@ pub struct Attachment {
     pub interface: String,
     /// The hook.
     pub mode: Hook,
-}
-
-/// Loads the program into the kernel.
-pub fn load_program(ebpf: &mut Ebpf) -> Result<&mut Xdp, AttachError> {
-    let program: &mut Xdp = ebpf
-        .program_mut(PROGRAM)
-        .ok_or(AttachError::Missing)?
-        .try_into()
-        .map_err(AttachError::Load)?;
-    program.load().map_err(AttachError::Load)?;
-    Ok(program)
 }
 
 /// Puts the program on an interface. Where one of ours is pinned it is replaced in place, and no

@@ -1,11 +1,17 @@
 //! The kernel's maps as the workers' store: the same that the XDP program reads and writes.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+};
 
 use sip_forwarder_ebpf::{
     abi::{
-        Affinity, Backend, BackendId, BackendRef, HINTS_PER_LINE, HintLine, Recent, SLOTS_PER_LINE,
-        SentByKey, Service, ServiceId, Slot,
+        Affinity, Backend, BackendId, BackendRef, HINTS_PER_LINE, SLOTS_PER_LINE, SentByKey,
+        Service, ServiceId, Slot,
     },
     hash::Digest,
 };
@@ -13,6 +19,7 @@ use sip_forwarder_ebpf::{
 use super::{Maps, MapsError};
 use crate::slowpath::{
     Placer,
+    recent::Line,
     store::{Store, View},
 };
 
@@ -21,6 +28,19 @@ pub type KernelTables = Placer<KernelStore>;
 
 /// The kernel's maps.
 pub struct KernelStore(pub Arc<Maps>);
+
+impl KernelStore {
+    /// Returns the hint of a call's slot.
+    fn hint(&self, service: &Service, call: Digest) -> Result<&AtomicU8, MapsError> {
+        let slot = call.slot();
+        let index = service.hints + slot / HINTS_PER_LINE;
+        let line = self.0.hints.get(index).ok_or(MapsError::Beyond {
+            name: "HINTS",
+            index,
+        })?;
+        Ok(&line.0[(slot % HINTS_PER_LINE) as usize])
+    }
+}
 
 impl Store for KernelStore {
     type Error = MapsError;
@@ -48,6 +68,9 @@ impl View for &KernelStore {
     }
 
     fn call(&self, service: &Service, call: Digest) -> Result<Option<Affinity>, MapsError> {
+        if self.hint(service, call)?.load(Ordering::Acquire) == 0 {
+            return Ok(None);
+        }
         self.0.affinity.get(&call.affinity_key(service.id))
     }
 
@@ -60,22 +83,25 @@ impl View for &KernelStore {
         self.0
             .affinity
             .insert(&call.affinity_key(service.id), &entry)?;
-        let index = service.hints + call.slot() / HINTS_PER_LINE;
-        // The whole line: XDP may set another hint of it meanwhile, which must not be lost. A hint
-        // too many costs a lookup, and hints are never taken back.
-        let marked = HintLine([1; HINTS_PER_LINE as usize]);
-        if self.0.hints.get(index)? != marked {
-            self.0.hints.set(index, marked)?;
-        }
+        self.hint(service, call)?.store(1, Ordering::Release);
         Ok(())
     }
 
-    fn recent(&self, index: u32) -> Result<Recent, MapsError> {
-        self.0.recent.get(index)
+    fn recent(&self, line: u32) -> Result<&Line, MapsError> {
+        let found = self.0.recent.get(line);
+        found.ok_or(MapsError::Beyond {
+            name: "RECENT",
+            index: line,
+        })
     }
 
-    fn set_recent(&self, index: u32, recent: Recent) -> Result<(), MapsError> {
-        self.0.recent.set(index, recent)
+    fn next_turn(&self, service: &Service) -> Result<u64, MapsError> {
+        let index = u32::from(service.id.0);
+        let turns = self.0.turns.get(index).ok_or(MapsError::Beyond {
+            name: "TURNS",
+            index,
+        })?;
+        Ok(turns.turns.fetch_add(1, Ordering::Relaxed))
     }
 
     fn named(&self, key: &SentByKey) -> Result<Option<BackendRef>, MapsError> {

@@ -12,14 +12,21 @@ use aya::{
 use sip_forwarder_ebpf::{
     abi::{
         Affinity, AffinityKey, Backend, BackendRef, BackendTraffic, Endpoint, Event, Globals,
-        HINT_LINES_PER_SERVICE, HintLine, LINES_PER_RING, Recent, RingLine, SentByKey, Service,
+        HINT_LINES_PER_SERVICE, LINES_PER_RING, RingLine, SentByKey, Service,
     },
     verdict::VERDICT_LIMIT,
 };
 use thiserror::Error;
 
-use super::{census::Census, pins::Pins};
-use crate::{config::Limits, slowpath::seconds};
+use super::{
+    census::Census,
+    pins::Pins,
+    shared::{Hints, Shared, SharedArray, Turns},
+};
+use crate::{
+    config::Limits,
+    slowpath::{recent::Line, seconds},
+};
 
 /// A fault with the maps.
 #[derive(Debug, Error)]
@@ -37,6 +44,22 @@ pub enum MapsError {
         name: &'static str,
         /// The fault.
         source: MapError,
+    },
+    /// A map cannot be shared with the program.
+    #[error("cannot map {name} into memory: {source}")]
+    Sharing {
+        /// The map.
+        name: &'static str,
+        /// The fault.
+        source: std::io::Error,
+    },
+    /// An element is asked for that the map does not have: tables contradict each other.
+    #[error("map {name} has no element {index}; this is a bug, please report it")]
+    Beyond {
+        /// The map.
+        name: &'static str,
+        /// The element.
+        index: u32,
     },
     /// A pinned map has another size than the configuration wants.
     #[error(
@@ -56,7 +79,6 @@ type Result<T, E = MapsError> = std::result::Result<T, E>;
 
 /// Names of all maps the daemon sizes, in the order of [`sizes`].
 fn sizes(limits: &Limits) -> [(&'static str, u32); 15] {
-    let recent = limits.recent_entries.next_power_of_two();
     // An address stands with its port and with port 0. Twice the room, because what is new is put in
     // before what is old goes.
     let names = (limits.backends + limits.services) * 2;
@@ -69,7 +91,7 @@ fn sizes(limits: &Limits) -> [(&'static str, u32); 15] {
         ("RINGS", limits.services * 2 * LINES_PER_RING),
         ("HINTS", limits.services * HINT_LINES_PER_SERVICE),
         ("AFFINITY", limits.affinity_entries),
-        ("RECENT", recent),
+        ("RECENT", limits.recent_lines()),
         ("FRAGMENTS", 4_096),
         ("INTERFACES", 64),
         ("TRAFFIC", limits.backends),
@@ -216,11 +238,13 @@ pub struct Maps {
     /// Rings.
     pub rings: Table<RingLine>,
     /// Hints.
-    pub hints: Table<HintLine>,
+    pub hints: SharedArray<Hints>,
     /// Calls that are not at their home.
     pub affinity: Dictionary<AffinityKey, Affinity>,
-    /// Starting requests seen lately.
-    pub recent: Table<Recent>,
+    /// The recent table.
+    pub recent: SharedArray<Line>,
+    /// Turns of each service under policy `round-robin`.
+    pub turns: SharedArray<Turns>,
     /// What the daemon tells beyond the tables.
     pub globals: Table<Globals>,
     interfaces: Mutex<DevMapHash<MapData>>,
@@ -239,9 +263,10 @@ impl Maps {
             sources: dictionary(ebpf, "SOURCES")?,
             sent_by: dictionary(ebpf, "SENT_BY")?,
             rings: table(ebpf, "RINGS")?,
-            hints: table(ebpf, "HINTS")?,
+            hints: shared(ebpf, "HINTS")?,
             affinity: dictionary(ebpf, "AFFINITY")?,
-            recent: table(ebpf, "RECENT")?,
+            recent: shared(ebpf, "RECENT")?,
+            turns: shared(ebpf, "TURNS")?,
             globals: table(ebpf, "GLOBALS")?,
             interfaces: Mutex::new(convert(ebpf, "INTERFACES", DevMapHash::try_from)?),
             verdicts: convert(ebpf, "VERDICTS", PerCpuArray::try_from)?,
@@ -351,4 +376,12 @@ fn dictionary<K: Pod, V: Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<Dic
         name,
         map: Mutex::new(convert(ebpf, name, HashMap::try_from)?),
     })
+}
+
+fn shared<T: Shared>(ebpf: &mut Ebpf, name: &'static str) -> Result<SharedArray<T>> {
+    let map = ebpf.take_map(name).ok_or(MapsError::Missing(name))?;
+    let Map::Array(data) = map else {
+        return Err(MapsError::Missing(name));
+    };
+    SharedArray::map(data).map_err(|source| MapsError::Sharing { name, source })
 }

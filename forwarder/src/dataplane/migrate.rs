@@ -1,12 +1,10 @@
 //! Taking over from a daemon whose maps have another layout: new maps stand beside the old ones, and
 //! what is known of calls that are not at home is brought over.
 
-use std::path::Path;
+use std::{path::Path, sync::atomic::Ordering};
 
 use aya::maps::{HashMap, Map, MapData, MapError};
-use sip_forwarder_ebpf::abi::{
-    Affinity, AffinityKey, HINT_LINES_PER_SERVICE, HINTS_PER_LINE, HintLine,
-};
+use sip_forwarder_ebpf::abi::{Affinity, AffinityKey, HINT_LINES_PER_SERVICE};
 use tracing::{info, warn};
 
 use super::{Maps, MapsError, pins::Pins};
@@ -41,9 +39,9 @@ pub fn adopt_calls(maps: &Maps, pins: &Pins, services: u32) -> Result<usize, Map
         }
     }
     if copied > 0 {
-        for line in 0..services * HINT_LINES_PER_SERVICE {
-            maps.hints
-                .set(line, HintLine([1; HINTS_PER_LINE as usize]))?;
+        let lines = (0..services * HINT_LINES_PER_SERVICE).filter_map(|line| maps.hints.get(line));
+        for hint in lines.flat_map(|line| &line.0) {
+            hint.store(1, Ordering::Release);
         }
     }
     Ok(copied)

@@ -14,8 +14,11 @@ pub mod pins;
 mod plane;
 pub mod program_log;
 pub mod publish;
+mod shared;
+pub mod stages;
 
 pub use census::Census;
 pub use kernel_store::{KernelStore, KernelTables};
 pub use maps::{Maps, MapsError, load as maps_load};
 pub use plane::Plane;
+pub use shared::{Hints, SharedArray, Turns};

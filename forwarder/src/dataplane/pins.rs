@@ -13,6 +13,9 @@ use thiserror::Error;
 /// Magic number of a BPF file system (linux/magic.h).
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 
+/// How the names of pinned arrays of stages begin; a number follows.
+const STAGES: &str = "stages-";
+
 /// A fault with the pin folder.
 #[derive(Debug, Error)]
 pub enum PinsError {
@@ -64,6 +67,33 @@ impl Pins {
         // A BPF file system refuses dots in names.
         self.root
             .join(format!("link-{}", interface.replace('.', ":")))
+    }
+
+    /// Returns where an array of stages is pinned that no daemon has used yet.
+    #[must_use]
+    pub fn new_stages(&self) -> PathBuf {
+        let numbers = self.stages().filter_map(|path| {
+            let name = path.file_name()?.to_str()?;
+            name.strip_prefix(STAGES)?.parse::<u64>().ok()
+        });
+        let next = numbers.max().map_or(0, |last| last + 1);
+        self.root.join(format!("{STAGES}{next}"))
+    }
+
+    /// Forgets all arrays of stages but the one pinned at `kept`: no attached program uses them any
+    /// more.
+    pub fn remove_stages_but(&self, kept: &Path) -> Result<(), PinsError> {
+        self.stages()
+            .filter(|path| path != kept)
+            .try_for_each(|path| remove(&path, |path| fs::remove_file(path)))
+    }
+
+    /// Returns where arrays of stages are pinned.
+    fn stages(&self) -> impl Iterator<Item = PathBuf> {
+        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        entries
+            .filter(|entry| entry.file_name().to_string_lossy().starts_with(STAGES))
+            .map(|entry| entry.path())
     }
 
     /// Is there anything pinned already, of whatever version?

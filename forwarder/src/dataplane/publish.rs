@@ -78,10 +78,9 @@ fn filter<'a>(endpoints: impl Iterator<Item = &'a Endpoint>) -> AddressFilter {
 }
 
 fn globals(config: &Config, hash_key: [u64; 2]) -> Globals {
-    let recent = config.limits.recent_entries.next_power_of_two();
     Globals {
         hash_key,
-        recent_mask: recent - 1,
+        recent_mask: config.limits.recent_lines() - 1,
         ..Globals::default()
     }
 }

@@ -15,8 +15,8 @@ use std::{
 use arc_swap::{ArcSwap, Guard};
 use sip_forwarder_ebpf::{
     abi::{
-        Affinity, Backend, BackendFlags, BackendId, BackendRef, RING_SLOTS, Recent, SentByKey,
-        Service, ServiceId, Slot,
+        Affinity, Backend, BackendFlags, BackendId, BackendRef, RING_SLOTS, SentByKey, Service,
+        ServiceId, Slot,
     },
     hash::Digest,
 };
@@ -24,6 +24,7 @@ use thiserror::Error;
 
 use super::{
     calls::Calls,
+    recent::Line,
     store::{Store, View},
 };
 
@@ -52,7 +53,9 @@ pub struct MemoryStore {
     snapshot: ArcSwap<Snapshot>,
     /// Flags of the backends, by number. Beside the snapshot, which need not change when one dies.
     flags: Box<[AtomicU8]>,
-    recent: Box<[AtomicU64]>,
+    recent: Box<[Line]>,
+    /// Turns that were taken, by service.
+    turns: Box<[AtomicU64]>,
     /// For each service a byte per slot: may there be an entry in `calls`?
     hints: Box<[AtomicU8]>,
     calls: Calls,
@@ -67,8 +70,8 @@ pub struct Sizes {
     pub backends: u32,
     /// Calls remembered because they are not at their home.
     pub calls: u32,
-    /// Elements of `recent`: a power of two.
-    pub recent: u32,
+    /// Lines of the recent table: a power of two.
+    pub recent_lines: u32,
 }
 
 impl MemoryStore {
@@ -78,7 +81,8 @@ impl MemoryStore {
         Self {
             snapshot: ArcSwap::default(),
             flags: (0..sizes.backends).map(|_| AtomicU8::new(0)).collect(),
-            recent: (0..sizes.recent).map(|_| AtomicU64::new(0)).collect(),
+            recent: (0..sizes.recent_lines).map(|_| Line::default()).collect(),
+            turns: (0..sizes.services).map(|_| AtomicU64::new(0)).collect(),
             hints: (0..sizes.services * RING_SLOTS)
                 .map(|_| AtomicU8::new(0))
                 .collect(),
@@ -243,15 +247,13 @@ impl View for MemoryView<'_> {
         Ok(())
     }
 
-    fn recent(&self, index: u32) -> Result<Recent, Missing> {
-        let seen = self.store.recent.get(index as usize).ok_or(Missing)?;
-        Ok(Recent(seen.load(Ordering::Relaxed)))
+    fn recent(&self, line: u32) -> Result<&Line, Missing> {
+        self.store.recent.get(line as usize).ok_or(Missing)
     }
 
-    fn set_recent(&self, index: u32, recent: Recent) -> Result<(), Missing> {
-        let seen = self.store.recent.get(index as usize).ok_or(Missing)?;
-        seen.store(recent.0, Ordering::Relaxed);
-        Ok(())
+    fn next_turn(&self, service: &Service) -> Result<u64, Missing> {
+        let turns = self.store.turns.get(usize::from(service.id.0));
+        Ok(turns.ok_or(Missing)?.fetch_add(1, Ordering::Relaxed))
     }
 
     fn named(&self, key: &SentByKey) -> Result<Option<BackendRef>, Missing> {

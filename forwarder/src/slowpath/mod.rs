@@ -12,6 +12,7 @@ pub mod placement;
 mod placer;
 pub mod proxying;
 pub mod receive;
+pub mod recent;
 pub mod step;
 pub mod store;
 pub mod transparent;

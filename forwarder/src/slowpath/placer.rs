@@ -6,7 +6,7 @@ use std::{
     collections::HashMap,
     io::Write as _,
     net::SocketAddr,
-    sync::{Arc, OnceLock, atomic::AtomicU32},
+    sync::{Arc, OnceLock},
 };
 
 use arc_swap::ArcSwap;
@@ -54,29 +54,20 @@ pub struct Placer<S> {
     manners: ArcSwap<HashMap<ServiceId, Manners>>,
     /// Where unreachable backends are told.
     unreachable: OnceLock<Sender<BackendRef>>,
-    /// Whose turn it is under policy `round-robin`, by service.
-    turns: Vec<AtomicU32>,
 }
 
 impl<S: Store> Placer<S> {
-    /// Over this store, for so many services and elements of `recent` (a power of two).
-    pub fn new(
-        store: S,
-        counters: Arc<Counters>,
-        hash_key: [u64; 2],
-        services: u32,
-        recent_entries: u32,
-    ) -> Self {
+    /// Over this store, whose recent table has so many lines (a power of two).
+    pub fn new(store: S, counters: Arc<Counters>, hash_key: [u64; 2], recent_lines: u32) -> Self {
         Self {
             store,
             counters,
             hash_key,
             refusal_key: [&b"refusal 1"[..], b"refusal 2"]
                 .map(|label| hash::digest(hash_key, label).0),
-            recent_mask: recent_entries - 1,
+            recent_mask: recent_lines - 1,
             manners: ArcSwap::default(),
             unreachable: OnceLock::new(),
-            turns: (0..services).map(|_| AtomicU32::new(0)).collect(),
         }
     }
 

@@ -4,9 +4,11 @@
 use std::{fmt::Display, net::SocketAddr, sync::Arc};
 
 use sip_forwarder_ebpf::{
-    abi::{Affinity, Backend, BackendId, BackendRef, Recent, SentByKey, Service, ServiceId, Slot},
+    abi::{Affinity, Backend, BackendId, BackendRef, SentByKey, Service, ServiceId, Slot},
     hash::Digest,
 };
+
+use super::recent::Line;
 
 /// Tables that all workers read and write at once.
 pub trait Store: Send + Sync {
@@ -46,11 +48,11 @@ pub trait View {
         entry: Affinity,
     ) -> Result<(), Self::Error>;
 
-    /// An element of `recent`.
-    fn recent(&self, index: u32) -> Result<Recent, Self::Error>;
+    /// Returns a line of the recent table.
+    fn recent(&self, line: u32) -> Result<&Line, Self::Error>;
 
-    /// Sets an element of `recent`.
-    fn set_recent(&self, index: u32, recent: Recent) -> Result<(), Self::Error>;
+    /// Takes the next turn of a service under policy `round-robin`; turns count up from 0.
+    fn next_turn(&self, service: &Service) -> Result<u64, Self::Error>;
 
     /// Whom a host and port in Via or Route stand for.
     fn named(&self, key: &SentByKey) -> Result<Option<BackendRef>, Self::Error>;

@@ -15,7 +15,11 @@ use super::{
 };
 
 /// The environment variable that says that the machine has the lab's cards.
-const CARDS: &str = "SIP_FORWARDER_TEST_CARDS";
+pub const CARDS: &str = "SIP_FORWARDER_TEST_CARDS";
+/// Its value where the forwarder's cards to the client and to proxy 1 have queues for what XDP sends.
+pub const MULTI_QUEUE: &str = "multi-queue";
+/// Its value where every card has a single queue.
+pub const SINGLE_QUEUE: &str = "single-queue";
 /// How long the kernel may take to give back the cards of a namespace that was removed.
 const RETURN: Duration = Duration::from_secs(10);
 
@@ -23,6 +27,12 @@ const RETURN: Duration = Duration::from_secs(10);
 #[must_use]
 pub fn offered() -> bool {
     std::env::var_os(CARDS).is_some()
+}
+
+/// Tells whether cards have queues for what XDP sends.
+#[must_use]
+pub fn are_multi_queue() -> bool {
+    std::env::var_os(CARDS).is_some_and(|value| value == MULTI_QUEUE)
 }
 
 /// Returns `ip` lines that move every card into its namespace and give it its name.

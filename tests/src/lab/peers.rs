@@ -31,7 +31,7 @@ impl std::fmt::Debug for PeerPrograms {
 /// forwarder.
 pub(super) fn attach(lab: &Lab, object: &Path) -> Result<PeerPrograms> {
     let bytes = fs::read(object).with_context(|| format!("cannot read {}", object.display()))?;
-    let mut ebpf = Ebpf::load(&bytes).context("cannot load the XDP object")?;
+    let mut ebpf = Ebpf::load(&bytes).context("cannot load the lab's XDP object")?;
     let program: &mut Xdp = ebpf
         .program_mut(PROGRAM)
         .with_context(|| format!("the object holds no program {PROGRAM}"))?

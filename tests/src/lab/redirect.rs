@@ -73,14 +73,14 @@ pub(super) fn cables(lab: &Lab, object: &Path) -> Result<Vec<Redirect>> {
 }
 
 fn load(bytes: &[u8], way: &Way<'_>) -> Result<Redirect> {
-    let mut ebpf = Ebpf::load(bytes).context("cannot load the XDP object")?;
+    let mut ebpf = Ebpf::load(bytes).context("cannot load the lab's XDP object")?;
     let interface = interface_number(way.to)?;
     let (destination, source) = way.macs;
     let mut backend = Backend::new(Endpoint::default(), ServiceId(0), 0);
     backend.interface = interface;
     backend.macs = Macs::new(destination, source);
-    let mut backends: Array<_, Backend> = map(&mut ebpf, "BACKENDS")?.try_into()?;
-    backends.set(0, backend, 0)?;
+    let mut next_hop: Array<_, Backend> = map(&mut ebpf, "NEXT_HOP")?.try_into()?;
+    next_hop.set(0, backend, 0)?;
     let mut interfaces: DevMapHash<_> = map(&mut ebpf, "INTERFACES")?.try_into()?;
     interfaces.insert(interface, interface, None, 0)?;
     let program: &mut Xdp = ebpf

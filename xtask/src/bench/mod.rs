@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: what it costs, each figure beside a yardstick of the same run.
+//! `cargo xtask bench`: what it costs, each figure beside a baseline of the same run.
 
 mod architectures;
 mod calls;
@@ -6,6 +6,7 @@ mod churn;
 mod fastpath;
 mod growth;
 mod heartbeats;
+mod interval;
 mod oslb;
 mod peers;
 mod pps;

@@ -10,6 +10,11 @@ impl Timings {
         self.0.push(value);
     }
 
+    /// All rounds, in the order in which they were added.
+    pub(super) fn values(&self) -> &[f64] {
+        &self.0
+    }
+
     /// The median; 0 without rounds.
     pub(super) fn median(&self) -> f64 {
         self.quantile(0.5)

@@ -97,7 +97,12 @@ mod tests {
     #[test]
     fn the_checked_in_budget_can_be_read() {
         let budget = Budget::load().unwrap();
-        assert!(budget.program.counts.contains_key("verified-instructions"));
+        assert!(
+            budget
+                .program
+                .counts
+                .contains_key("sip_forwarder-verified-instructions")
+        );
         assert!(budget.userspace.counts.contains_key("scan-invite"));
     }
 }

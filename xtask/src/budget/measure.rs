@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, env, env::consts::ARCH, path::Path, process::Co
 use anyhow::{Context as _, ensure};
 use sip_forwarder_tests::{
     lab::{Family, Host, vip},
-    program::{Program, config_of, nat_service},
+    program::{Program, StageSize, config_of, nat_service},
 };
 
 use super::file::Figures;
@@ -36,7 +36,7 @@ pub(super) fn program() -> anyhow::Result<Part> {
     let backend = ("p1".to_owned(), Host::Proxy(1).socket(Family::V4, SIP_PORT));
     let address = (vip(Family::V4), SIP_PORT).into();
     let service = nat_service("budget", address, [backend]);
-    let (verified, jitted) = Program::load(&object, config_of(vec![service]))?.size()?;
+    let stages = Program::load(&object, config_of(vec![service]))?.sizes()?;
     let mut tools = BTreeMap::from([("kernel".to_owned(), kernel()?)]);
     if let Some((rustc, _)) = setup::find_compiler()? {
         tools.insert("rustc".to_owned(), version(&rustc)?);
@@ -44,11 +44,19 @@ pub(super) fn program() -> anyhow::Result<Part> {
     Ok(Part::Measured(Figures {
         architecture: ARCH.to_owned(),
         tools,
-        counts: BTreeMap::from([
-            ("verified-instructions".to_owned(), verified.into()),
-            ("jitted-bytes".to_owned(), jitted.into()),
-        ]),
+        counts: stages.iter().flat_map(figures).collect(),
     }))
+}
+
+/// What is counted of a stage.
+fn figures(stage: &StageSize) -> [(String, u64); 2] {
+    [
+        (
+            format!("{}-verified-instructions", stage.stage),
+            stage.verified.into(),
+        ),
+        (format!("{}-jitted-bytes", stage.stage), stage.jitted.into()),
+    ]
 }
 
 fn kernel() -> anyhow::Result<String> {

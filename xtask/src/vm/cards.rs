@@ -6,7 +6,7 @@
 
 use std::{fs::OpenOptions, process::Command};
 
-use sip_forwarder_tests::lab::{Host, Mac};
+use sip_forwarder_tests::lab::{Host, Mac, cards};
 
 use crate::shell::is_root;
 
@@ -71,6 +71,15 @@ impl Cards {
         });
         Self {
             links: links.into(),
+        }
+    }
+
+    /// What the tests are told of the cards.
+    pub(super) fn kind(&self) -> &'static str {
+        if self.links.iter().any(|link| link.kind == Kind::Taps) {
+            cards::MULTI_QUEUE
+        } else {
+            cards::SINGLE_QUEUE
         }
     }
 

@@ -20,6 +20,7 @@ use std::{
 use anyhow::Context as _;
 use clap::Args;
 use serde_json::{Value, json};
+use sip_forwarder_tests::{lab, pace};
 
 use self::{
     cards::Cards,
@@ -109,24 +110,25 @@ impl Vm {
 struct Guest {
     promises: PathBuf,
     daemon: PathBuf,
-    program: PathBuf,
+    /// The XDP program, and what tests compare it with.
+    objects: [PathBuf; 2],
 }
 
 impl Guest {
     fn build() -> anyhow::Result<Self> {
-        let program = program::program()?;
+        let objects = [program::program()?, program::bench_programs()?];
         let daemon = program::daemon()?;
         Ok(Self {
             promises: test_program()?,
             daemon,
-            program,
+            objects,
         })
     }
 
     /// Writes the root file system of one kernel, and returns its size.
     fn pack(
         &self,
-        kernel: &Kernel,
+        (kernel, cards): (&Kernel, &Cards),
         chosen: &[String],
         folder: &Path,
         file: &Path,
@@ -138,7 +140,9 @@ impl Guest {
         }
         tree.program(&self.promises)?;
         tree.program(&self.daemon)?;
-        tree.copy(&self.program)?;
+        for object in &self.objects {
+            tree.copy(object)?;
+        }
         for (number, module) in kernel.modules(&MODULES)?.iter().enumerate() {
             let name = module.file_stem().context("a module without a name")?;
             let place = format!("modules/{number:03}-{}", name.to_string_lossy());
@@ -148,17 +152,20 @@ impl Guest {
         tree.write("etc/group", "root:x:0:\n")?;
         tree.write("etc/hosts", "127.0.0.1 localhost\n")?;
         tree.write("tests", chosen.join("\n") + "\n")?;
-        tree.write("settings", self.settings())?;
+        tree.write("settings", self.settings(cards))?;
         tree.script("init", INIT)?;
         tree.pack(file)
     }
 
     /// Shell variables for `init.sh`.
-    fn settings(&self) -> String {
+    fn settings(&self, cards: &Cards) -> String {
         format!(
-            "PROGRAM={}\nLIMIT={}\nexport SIP_FORWARDER_TEST_SLOWDOWN={SLOWDOWN}\nexport SIP_FORWARDER_TEST_CARDS=1\n",
+            "PROGRAM={}\nLIMIT={}\nexport {}={SLOWDOWN}\nexport {}={}\n",
             self.promises.display(),
             TEST_LIMIT.as_secs(),
+            pace::SLOWDOWN,
+            lab::cards::CARDS,
+            cards.kind(),
         )
     }
 }
@@ -169,7 +176,8 @@ fn run_on(series: &str, guest: &Guest, chosen: &[String]) -> anyhow::Result<Kern
     let folder = root().join("target/vm").join(series);
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let initramfs = folder.join("initramfs");
-    let size = guest.pack(&kernel, chosen, &folder, &initramfs)?;
+    let cards = Cards::of_lab();
+    let size = guest.pack((&kernel, &cards), chosen, &folder, &initramfs)?;
     say(&format!(
         "Linux {}: {} tests, initramfs of {}",
         kernel.version,
@@ -179,7 +187,7 @@ fn run_on(series: &str, guest: &Guest, chosen: &[String]) -> anyhow::Result<Kern
     let results = Machine {
         kernel: &kernel,
         initramfs: &initramfs,
-        cards: &Cards::of_lab(),
+        cards: &cards,
         console: folder.join("console.log"),
         silence: TEST_LIMIT + BOOT_LIMIT,
     }

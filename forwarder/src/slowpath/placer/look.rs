@@ -1,11 +1,9 @@
 //! One message and one look at the tables: what the rule is asked, and what it wants remembered.
 
-use std::sync::atomic::Ordering;
-
 use sip_forwarder_ebpf::{
     abi::{
-        Affinity, Backend, BackendFlags, BackendId, Event, Key, Policy, RING_SLOTS, Recent,
-        SentByKey, Service, ServiceId, Slot,
+        Affinity, Backend, BackendFlags, BackendId, Event, Key, Policy, RING_SLOTS, SentByKey,
+        Service, ServiceId, Slot,
     },
     hash::{self, Digest},
     rule::{self, Decision, Entry, Found},
@@ -15,6 +13,7 @@ use sip_forwarder_ebpf::{
 use super::{
     super::{
         placement::{Message, Placed, Placement, Starting},
+        recent::Line,
         store::{Store, View},
     },
     Manners, Placer, canonical, seconds,
@@ -32,7 +31,7 @@ impl<S: Store> Look<'_, S> {
     pub(super) fn place(&self, id: ServiceId, message: &Message<'_>) -> Result<Placed, S::Error> {
         let service = self.tables.service(id)?;
         let call = hash::digest(self.placer.hash_key, message.call_id);
-        let mut found = self.find(&service, message, call)?;
+        let (mut found, unfit) = self.find(&service, message, call)?;
         let mut decision = rule::decide(&found);
         if !decision.backend.is_some() {
             let manners = self.placer.manners.load();
@@ -44,6 +43,12 @@ impl<S: Store> Look<'_, S> {
             }
             if message.start.is_some() {
                 decision.verdict = Verdict::ForwardedEmergency;
+            }
+        }
+        if decision.remember_start {
+            let winner = self.claim(&service, call, decision.backend, unfit)?;
+            if winner != decision.backend {
+                decision = rule::follow(&found, winner);
             }
         }
         let backend = self.tables.backend(decision.backend)?;
@@ -85,25 +90,34 @@ impl<S: Store> Look<'_, S> {
         home.or(other.unwrap_or(BackendId::NONE))
     }
 
+    /// Returns everything the rule wants to know, and the backend that the recent table names if that
+    /// one may not have the message.
     fn find(
         &self,
         service: &Service,
         message: &Message<'_>,
         call: Digest,
-    ) -> Result<Found, S::Error> {
+    ) -> Result<(Found, BackendId), S::Error> {
         let slot = self.slot(service, call)?;
         let (entry, known) = self.entry(service, call)?;
-        let recent = if message.role.starts() {
-            self.recent(service, call)?
+        let seen = if message.role.starts() {
+            self.recent_line(service, call)?
+                .find(call.fingerprint(service.id))
         } else {
             BackendId::NONE
+        };
+        let recent = self.live(service, seen);
+        let unfit = if recent.is_some() {
+            BackendId::NONE
+        } else {
+            seen
         };
         // A turn is taken only by a call that the policy places.
         let chosen = match message.start {
             Some(start) if !recent.is_some() => self.chosen_slot(service, &start, slot)?,
             _ => slot,
         };
-        Ok(Found {
+        let found = Found {
             role: message.role,
             entry,
             known,
@@ -112,7 +126,8 @@ impl<S: Store> Look<'_, S> {
             admit: self.live(service, chosen.admit()),
             home: self.live(service, slot.home()),
             slot,
-        })
+        };
+        Ok((found, unfit))
     }
 
     /// The slot whose `admit` a new call gets, by the service's policy and key.
@@ -122,11 +137,9 @@ impl<S: Store> Look<'_, S> {
         start: &Starting<'_>,
         own: Slot,
     ) -> Result<Slot, S::Error> {
-        if service.policy == Policy::ROUND_ROBIN
-            && let Some(turns) = self.placer.turns.get(usize::from(service.id.0))
-        {
-            let turn = turns.fetch_add(1, Ordering::Relaxed);
-            return self.tables.slot(service, turn % RING_SLOTS);
+        if service.policy == Policy::ROUND_ROBIN {
+            let turn = self.tables.next_turn(service)? % u64::from(RING_SLOTS);
+            return self.tables.slot(service, turn as u32);
         }
         let key = if start.method == b"REGISTER" {
             service.register_key
@@ -181,14 +194,26 @@ impl<S: Store> Look<'_, S> {
         })
     }
 
-    fn recent(&self, service: &Service, call: Digest) -> Result<BackendId, S::Error> {
-        let seen = self
-            .tables
-            .recent(call.recent_index(service.id, self.placer.recent_mask))?;
-        Ok(self.live(
-            service,
-            seen.backend_of(call.fingerprint(service.id), seconds() as u16),
-        ))
+    fn recent_line(&self, service: &Service, call: Digest) -> Result<&Line, S::Error> {
+        let line = call.recent_line(service.id, self.placer.recent_mask);
+        self.tables.recent(line)
+    }
+
+    /// Writes down that an out-of-dialog request goes to `backend`, unless another worker or the XDP
+    /// program was first. Returns the backend that it goes to.
+    fn claim(
+        &self,
+        service: &Service,
+        call: Digest,
+        backend: BackendId,
+        unfit: BackendId,
+    ) -> Result<BackendId, S::Error> {
+        let line = self.recent_line(service, call)?;
+        let claim = line.claim(call.fingerprint(service.id), backend, unfit);
+        if claim.evicted {
+            self.placer.counters.event(Event::RECENT_EVICTED);
+        }
+        Ok(claim.backend)
     }
 
     fn remember(
@@ -199,17 +224,6 @@ impl<S: Store> Look<'_, S> {
         entry: Entry,
         backend: &Backend,
     ) -> Result<(), S::Error> {
-        let now = seconds();
-        if decision.remember_start {
-            let fingerprint = call.fingerprint(service.id);
-            let index = call.recent_index(service.id, self.placer.recent_mask);
-            let old = self.tables.recent(index)?;
-            if old.counts(now as u16) && !old.is_of(fingerprint) {
-                self.placer.counters.event(Event::RECENT_EVICTED);
-            }
-            let seen = Recent::new(fingerprint, now as u16, decision.backend);
-            self.tables.set_recent(index, seen)?;
-        }
         if decision.remember_call {
             if entry == Entry::Absent {
                 self.placer.counters.event(Event::AFFINITY_ADDED);
@@ -217,7 +231,7 @@ impl<S: Store> Look<'_, S> {
             let entry = Affinity {
                 backend: decision.backend,
                 incarnation: backend.incarnation,
-                second: now,
+                second: seconds(),
             };
             self.tables.remember_call(service, call, entry)?;
         }

@@ -29,12 +29,12 @@ pub(super) fn tables(vip: SocketAddr, backends: &[SocketAddr]) -> anyhow::Result
     let config = config_of(vec![service]);
     let mut numbering = Numbering::default();
     numbering.assign(&config);
-    let recent = limits.recent_entries.next_power_of_two();
+    let recent_lines = limits.recent_lines();
     let store = Arc::new(MemoryStore::new(Sizes {
         services: limits.services,
         backends: limits.backends,
         calls: limits.affinity_entries,
-        recent,
+        recent_lines,
     }));
     store.publish_backends(&config, &numbering)?;
     store.publish_services(&config, &numbering, HASH_KEY, &mut |service| {
@@ -45,8 +45,7 @@ pub(super) fn tables(vip: SocketAddr, backends: &[SocketAddr]) -> anyhow::Result
         store,
         counters,
         HASH_KEY,
-        limits.services,
-        recent,
+        recent_lines,
     )))
 }
 

@@ -81,7 +81,7 @@ impl Churn {
         setup::lab_programs()?;
         let (daemon, xdp) = (
             program::daemon_or(self.forwarder.as_deref())?,
-            program::program()?,
+            program::bench_programs()?,
         );
         let mut room = Room::start(&daemon, &xdp)?;
         say(&format!(

@@ -1,98 +1,86 @@
 //! Many different packets: each in a run of its own, as all cases are timed; and in turn, so that none finds
 //! the processor's predictions made for it.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::Path};
 
 use anyhow::ensure;
 use sip_forwarder_tests::{
+    baseline::Baseline,
     frame_source::{FrameSource, Kernel},
     frames::UdpFrame,
     lab::Family,
     messages::Message,
-    program::{Action, Program},
 };
 
-use super::packets::{client, service};
+use super::{
+    packets::{client, service},
+    subject::Subject,
+};
 
 /// How many there are in each family.
 const COUNT: u32 = 128;
 /// `XDP_TX`.
 const SENT_BACK: u32 = 3;
 
-/// One family's packets, each timed alone.
-pub(super) struct Alone(Vec<Vec<u8>>);
-
-impl Alone {
-    /// Fails if the fast path does not take each packet.
-    pub(super) fn check(program: &Program, family: Family) -> anyhow::Result<Self> {
-        let frames = frames(family);
-        for (n, frame) in frames.iter().enumerate() {
-            let ran = program.run(frame)?;
-            ensure!(
-                ran.action == Action::Tx,
-                "packet {n} of {COUNT}: the fast path did not take it ({:?} {:?})",
-                ran.action,
-                ran.verdict
-            );
-        }
-        Ok(Self(frames))
-    }
-
-    /// Nanoseconds of a packet, the mean over all.
-    pub(super) fn time(&self, program: &Program, name: &str, repeat: u32) -> anyhow::Result<f64> {
-        let mut sum = 0.0;
-        for frame in &self.0 {
-            sum += program.time(name, frame, repeat)?.as_nanos() as f64;
-        }
-        Ok(sum / self.0.len() as f64)
-    }
-}
-
-/// One family's packets, given in turn to the program under test and to the yardstick.
+/// One family's packets, given in turn to each program under test and to the baseline.
 ///
-/// Each is copied into the frame before, which both pay for: the difference between the two, and what
-/// the yardstick costs by itself, is what the program costs.
+/// Each is copied into the frame before, which all pay for: the difference between the two, and what
+/// the baseline costs by itself, is what the program costs.
 pub(super) struct InTurn {
-    ours: FrameSource,
-    yardstick: FrameSource,
+    subjects: Vec<FrameSource>,
+    baseline: FrameSource,
 }
 
 impl InTurn {
-    /// Loads the rotation twice. Fails if the fast path does not take each packet.
+    /// Loads the rotation for each program. Fails if the fast path does not take each packet.
     pub(super) fn load(
-        object: &std::path::Path,
-        program: &Program,
-        family: Family,
-        (forwarder, yardstick): (&str, &str),
+        object: &Path,
+        frames: &[Vec<u8>],
+        subjects: &[Subject],
+        baseline: &Baseline,
     ) -> anyhow::Result<Self> {
-        let frames = frames(family);
-        let mut mixed = Self {
-            ours: FrameSource::of_rotation(object, &frames)?,
-            yardstick: FrameSource::of_rotation(object, &frames)?,
-        };
-        mixed.ours.give_to(program.fd(forwarder)?)?;
-        mixed.yardstick.give_to(program.fd(yardstick)?)?;
-        for n in 0..COUNT {
-            let action = mixed.ours.action(Kernel::RotateAndGive)?;
-            ensure!(
-                action == SENT_BACK,
-                "packet {n} of {COUNT}: the fast path did not take it (action {action})"
-            );
-        }
-        Ok(mixed)
+        let mut unread = FrameSource::of_rotation(object, frames)?;
+        unread.give_to(baseline.fd()?)?;
+        let subjects = subjects
+            .iter()
+            .map(|subject| {
+                let mut source = FrameSource::of_rotation(object, frames)?;
+                subject.take_from(&mut source)?;
+                for n in 0..frames.len() {
+                    let action = source.action(Kernel::RotateAndGive)?;
+                    ensure!(
+                        action == SENT_BACK,
+                        "packet {n} of {}: the fast path did not take it (action {action})",
+                        frames.len()
+                    );
+                }
+                Ok(source)
+            })
+            .collect::<anyhow::Result<_>>()?;
+        Ok(Self {
+            subjects,
+            baseline: unread,
+        })
     }
 
-    /// Nanoseconds above the yardstick's, over as many packets.
-    pub(super) fn above_yardstick(&self, packets: u32) -> anyhow::Result<f64> {
-        let ours = self.ours.time(Kernel::RotateAndGive, packets)?;
-        let yardstick = self.yardstick.time(Kernel::RotateAndGive, packets)?;
-        Ok(ours.as_nanos() as f64 - yardstick.as_nanos() as f64)
+    /// Returns the nanoseconds of a packet with the program at this place, copying included.
+    pub(super) fn time(&self, subject: usize, packets: u32) -> anyhow::Result<f64> {
+        nanoseconds(&self.subjects[subject], packets)
     }
+
+    /// Returns the same with the baseline.
+    pub(super) fn baseline(&self, packets: u32) -> anyhow::Result<f64> {
+        nanoseconds(&self.baseline, packets)
+    }
+}
+
+fn nanoseconds(source: &FrameSource, packets: u32) -> anyhow::Result<f64> {
+    Ok(source.time(Kernel::RotateAndGive, packets)?.as_nanos() as f64)
 }
 
 /// Frames to the VIP as they come from many clients: requests and responses with Vias, Routes, names and
 /// Call-IDs of all lengths, long and compact headers, with and without a body.
-fn frames(family: Family) -> Vec<Vec<u8>> {
+pub(super) fn frames(family: Family) -> Vec<Vec<u8>> {
     let client = client(family).ip();
     (1_024..)
         .zip(messages())
@@ -162,9 +150,18 @@ fn message(n: u32, dice: &mut Dice) -> (String, Vec<u8>) {
 }
 
 /// Numbers that look random, and are the same every time (`SplitMix64`).
-struct Dice(u64);
+#[derive(Default)]
+pub(super) struct Dice(u64);
 
 impl Dice {
+    /// Puts elements into another order (Fisher and Yates).
+    pub(super) fn shuffle<T>(&mut self, elements: &mut [T]) {
+        for last in (1..elements.len()).rev() {
+            let other = self.roll(last as u32 + 1) as usize;
+            elements.swap(last, other);
+        }
+    }
+
     /// A number below `sides`.
     fn roll(&mut self, sides: u32) -> u32 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -180,5 +177,25 @@ impl Dice {
         (0..length)
             .map(|_| char::from(FROM[self.roll(FROM.len() as u32) as usize]))
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Dice;
+
+    #[test]
+    fn each_element_comes_to_each_place_equally_often() {
+        let mut dice = Dice::default();
+        let mut first = [0_u32; 3];
+        for _ in 0..3_000 {
+            let mut elements = [0, 1, 2];
+            dice.shuffle(&mut elements);
+            first[elements[0]] += 1;
+        }
+        assert!(
+            first.iter().all(|count| (900..=1_100).contains(count)),
+            "{first:?}"
+        );
     }
 }

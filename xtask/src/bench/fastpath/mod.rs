@@ -1,6 +1,6 @@
 //! `cargo xtask bench fastpath`: nanoseconds per packet, by `BPF_PROG_TEST_RUN`.
 //!
-//! The yardstick is a program that swaps the MAC addresses and sends the frame back, timed in the
+//! The baseline is a program that swaps the MAC addresses and sends the frame back, timed in the
 //! same rounds. A packet is seen again as the program left it, so backends listen on the VIP itself:
 //! the rewrite is done in full and changes nothing but the time to live, which lasts for a round.
 //! `mixed` is the mean of many packets, each in runs of its own like the others. `mixed-in-turn` gives the
@@ -9,8 +9,14 @@
 //! The affinity map is as full as its promise: entries of other calls, in all slots but those of the
 //! calls that are timed, which are at home.
 
+//! With `--against REV` the program of an older revision is timed in the same rounds, cases and programs in a random
+//! order, and each case's ratio of new to old is judged by its confidence interval.
+
+mod against;
+mod cases;
 mod mixed;
 mod packets;
+mod subject;
 
 use std::{collections::HashSet, net::SocketAddr, path::Path};
 
@@ -19,24 +25,21 @@ use clap::Args;
 use serde::Serialize;
 use sip_forwarder::{config::Config, dataplane::environment};
 use sip_forwarder_tests::{
-    frames::UdpFrame,
+    baseline::Baseline,
     lab::{Family, Host, Lab, vip},
     messages,
     program::{Program, config_of, nat_service},
 };
 
-use self::{
-    mixed::{Alone, InTurn},
-    packets::{Packet, suffix},
-};
+use self::{against::Against, cases::Cases, subject::Subject};
 use super::timings::Timings;
 use crate::{
-    Outcome, program, setup,
+    Outcome, program,
+    revision::Revision,
+    setup,
     shell::{is_root, say},
 };
 
-const YARDSTICK: &str = "yardstick";
-const FORWARDER: &str = "sip_forwarder";
 /// Runs in a row: fewer than a packet's hop limit.
 const REPEAT: u32 = 200;
 const SIP_PORT: u16 = 5060;
@@ -46,7 +49,7 @@ const BACKENDS: u8 = 3;
 /// Entries in the affinity map.
 const AFFINITY_ENTRIES: u32 = 1_000_000;
 
-/// Yardsticks that a case may cost.
+/// The highest promised ratio to the baseline, by case.
 const PROMISED: [(&str, f64); 7] = [
     ("invite", 12.0),
     ("bye", 12.0),
@@ -70,15 +73,20 @@ pub(crate) struct Fastpath {
     /// Rounds; the median counts.
     #[arg(long, default_value_t = 31, value_parser = clap::value_parser!(u32).range(7..=100_000))]
     rounds: u32,
+    /// Compare with the program of this revision, such as a commit id; 1 if a case is clearly slower.
+    #[arg(long, value_name = "REV")]
+    against: Option<String>,
 }
 
 #[derive(Serialize)]
 struct Report {
-    yardstick_ns: f64,
+    baseline_ns: f64,
     cases: Vec<Case>,
     verified_insns: u32,
     jitted_bytes: u32,
     affinity_entries: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    against: Option<Against>,
     /// Promises that were not met.
     missed: Vec<String>,
 }
@@ -92,33 +100,6 @@ struct Case {
     spread_ns: f64,
 }
 
-/// What is timed.
-enum What {
-    /// One packet.
-    Single(Packet),
-    /// Many, each alone.
-    Alone(Alone),
-    /// Many in turn.
-    InTurn(InTurn),
-}
-
-/// What is timed, and its rounds.
-struct Timed {
-    name: String,
-    what: What,
-    timings: Timings,
-}
-
-impl Timed {
-    fn new(name: String, what: What) -> Self {
-        Self {
-            name,
-            what,
-            timings: Timings::default(),
-        }
-    }
-}
-
 impl Fastpath {
     pub(crate) fn run(&self) -> anyhow::Result<Outcome> {
         if !is_root() {
@@ -126,13 +107,16 @@ impl Fastpath {
         }
         setup::lab_programs()?;
         let objects = (program::program()?, program::bench_programs()?);
+        let revision = self.against.as_deref().map(Revision::find).transpose()?;
         // The way back asks the kernel's routing table: that of the lab's forwarder.
         let lab = Lab::new(1)?;
         say(&format!(
             "{} rounds of {REPEAT} runs each, interleaved",
             self.rounds
         ));
-        let report = lab.enter(Host::Forwarder, || self.measure((&objects.0, &objects.1)))??;
+        let report = lab.enter(Host::Forwarder, || {
+            self.measure((&objects.0, &objects.1), revision.as_ref())
+        })??;
         report.show();
         if self.json {
             println!("{}", serde_json::to_string(&report)?);
@@ -144,74 +128,59 @@ impl Fastpath {
         })
     }
 
-    fn measure(&self, (object, helpers): (&Path, &Path)) -> anyhow::Result<Report> {
-        let mut program = Program::load(object, config())?;
-        program.load_other(YARDSTICK)?;
-        let client = environment::interface_index("to-client").context("no to-client")?;
-        program.maps().allow_interface(client)?;
-        say("filling the affinity map");
-        program.fill_affinity(AFFINITY_ENTRIES, &slots())?;
-        let mut timed = Vec::new();
-        for family in [Family::V4, Family::V6] {
-            for packet in packets::single(family) {
-                packet.check(&program)?;
-                timed.push(Timed::new(packet.name.clone(), What::Single(packet)));
-            }
-            let alone = Alone::check(&program, family)?;
-            let name = format!("mixed{}", suffix(family));
-            timed.push(Timed::new(name, What::Alone(alone)));
-            let in_turn = InTurn::load(helpers, &program, family, (FORWARDER, YARDSTICK))?;
-            let name = format!("mixed-in-turn{}", suffix(family));
-            timed.push(Timed::new(name, What::InTurn(in_turn)));
+    fn measure(
+        &self,
+        (object, helpers): (&Path, &Path),
+        revision: Option<&Revision>,
+    ) -> anyhow::Result<Report> {
+        let mut subjects = vec![Subject::present(object, config())?];
+        if let Some(revision) = revision {
+            subjects.push(Subject::of_revision(revision, config())?);
         }
-        let yardstick = self.rounds(&program, &mut timed)?;
-        let yardstick_ns = yardstick.median();
-        let mut cases: Vec<Case> = timed
-            .into_iter()
-            .map(|t| Case::new(t.name, &t.timings, yardstick_ns))
+        let client = environment::interface_index("to-client").context("no to-client")?;
+        say("filling the affinity map");
+        for subject in &mut subjects {
+            subject.prepare(client, AFFINITY_ENTRIES, &slots())?;
+        }
+        let mut all = Cases::new(subjects, Baseline::load(helpers)?, helpers)?;
+        for _ in 0..self.rounds {
+            all.round()?;
+        }
+        all.timed.sort_by_key(|timed| order(&timed.name));
+        let baseline_ns = all.baseline_timings.median();
+        let cases: Vec<Case> = all
+            .timed
+            .iter()
+            .filter_map(|timed| {
+                let timings = timed.timings.first()?;
+                Some(Case::new(timed.name.clone(), timings, baseline_ns))
+            })
             .collect();
-        cases.sort_by_key(|case| order(&case.name));
-        let (verified_insns, jitted_bytes) = program.size()?;
+        let against = revision
+            .map(|revision| Against::new(revision.commit(), &all.timed))
+            .transpose()?;
+        let (verified_insns, jitted_bytes) = all.present()?.size()?;
+        let slower = against.iter().flat_map(Against::missed);
         Ok(Report {
-            yardstick_ns,
-            missed: missed(&cases, verified_insns),
+            baseline_ns,
+            missed: missed(&cases, verified_insns)
+                .into_iter()
+                .chain(slower)
+                .collect(),
             cases,
             verified_insns,
             jitted_bytes,
             affinity_entries: AFFINITY_ENTRIES,
+            against,
         })
-    }
-
-    /// Times everything in each round. Returns the yardstick's timings.
-    fn rounds(&self, program: &Program, timed: &mut [Timed]) -> anyhow::Result<Timings> {
-        let frame = UdpFrame::new(
-            packets::client(Family::V4),
-            packets::service(Family::V4),
-            messages::sipp_invite(),
-        )
-        .build();
-        let mut yardsticks = Timings::default();
-        for _ in 0..self.rounds {
-            let yardstick = nanoseconds(program, YARDSTICK, &frame)?;
-            yardsticks.push(yardstick);
-            for timed in &mut *timed {
-                let time = match &timed.what {
-                    What::Single(packet) => nanoseconds(program, FORWARDER, &packet.frame)?,
-                    What::Alone(packets) => packets.time(program, FORWARDER, REPEAT)?,
-                    What::InTurn(packets) => packets.above_yardstick(REPEAT)? + yardstick,
-                };
-                timed.timings.push(time);
-            }
-        }
-        Ok(yardsticks)
     }
 }
 
 impl Report {
     fn show(&self) {
         eprintln!(
-            "yardstick (swap MAC addresses, send back): {:.0} ns; {} entries in the affinity map",
-            self.yardstick_ns, self.affinity_entries
+            "baseline (swap MAC addresses, send back): {:.0} ns; {} entries in the affinity map",
+            self.baseline_ns, self.affinity_entries
         );
         eprintln!(
             "{:<18} {:>8} {:>8} {:>12}",
@@ -224,9 +193,12 @@ impl Report {
             );
         }
         eprintln!(
-            "verified instructions {}, machine code {} bytes",
+            "verified instructions of the largest stage {}, machine code of all {} bytes",
             self.verified_insns, self.jitted_bytes
         );
+        if let Some(against) = &self.against {
+            against.show();
+        }
         for missed in &self.missed {
             eprintln!("NOT MET: {missed}");
         }
@@ -234,12 +206,12 @@ impl Report {
 }
 
 impl Case {
-    fn new(name: String, timings: &Timings, yardstick_ns: f64) -> Self {
+    fn new(name: String, timings: &Timings, baseline_ns: f64) -> Self {
         let ns = timings.median();
         Self {
             name,
             ns,
-            ratio: ns / yardstick_ns,
+            ratio: ns / baseline_ns,
             spread_ns: timings.spread(),
         }
     }
@@ -263,7 +235,7 @@ fn missed(cases: &[Case], verified_insns: u32) -> Vec<String> {
         for case in [find(name), find(&v6)].into_iter().flatten() {
             if case.ratio > most {
                 missed.push(format!(
-                    "{} costs {:.1} yardsticks, more than {most}",
+                    "{} costs {:.1} times the baseline, more than {most}",
                     case.name, case.ratio
                 ));
             }
@@ -283,10 +255,6 @@ fn missed(cases: &[Case], verified_insns: u32) -> Vec<String> {
         ));
     }
     missed
-}
-
-fn nanoseconds(program: &Program, name: &str, frame: &[u8]) -> anyhow::Result<f64> {
-    Ok(program.time(name, frame, REPEAT)?.as_nanos() as f64)
 }
 
 /// Slots of all calls that are timed.

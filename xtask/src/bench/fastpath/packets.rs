@@ -31,6 +31,11 @@ enum Expected {
 }
 
 impl Packet {
+    /// Tells whether it goes back to the client, and not to a backend.
+    pub(super) const fn is_returned(&self) -> bool {
+        matches!(self.expected, Expected::Returned(_))
+    }
+
     /// Fails if the fast path does not take it.
     pub(super) fn check(&self, program: &Program) -> anyhow::Result<()> {
         let ran = program.run(&self.frame)?;

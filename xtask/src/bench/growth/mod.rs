@@ -1,7 +1,7 @@
 //! `cargo xtask bench growth`: what a packet costs as things grow, and what the daemon's rings do.
 //!
 //! Every packet is made anew and is another call's than the one before; what that costs is measured with the
-//! yardstick behind it, and taken off. So a figure is a packet's, caches and all, over many calls.
+//! baseline behind it, and taken off. So a figure is a packet's, caches and all, over many calls.
 
 mod daemon;
 mod points;
@@ -9,7 +9,10 @@ mod points;
 use anyhow::{Context as _, bail};
 use clap::Args;
 use serde::Serialize;
-use sip_forwarder_tests::lab::{Host, Lab};
+use sip_forwarder_tests::{
+    baseline::Baseline,
+    lab::{Host, Lab},
+};
 
 use self::{
     daemon::Rings,
@@ -56,7 +59,7 @@ pub(super) struct Figure {
 #[derive(Serialize)]
 struct Report {
     series: Vec<Figure>,
-    yardstick_ns: f64,
+    baseline_ns: f64,
     ns_per_byte: f64,
     memory: Vec<daemon::Memory>,
     missed: Vec<String>,
@@ -73,24 +76,23 @@ impl Growth {
         say("measuring the daemon's rings");
         let rings = Rings::measure(&sip_forwarder, self.rounds)?;
         let lab = Lab::new(1)?;
-        let (mut series, yardstick_ns) = lab.enter(Host::Forwarder, || {
+        let (mut series, baseline_ns) = lab.enter(Host::Forwarder, || {
             say("loading the program for every size");
-            let mut points = points::all(&object, &helpers, self.calls.next_power_of_two())?;
+            let baseline = Baseline::load(&helpers)?;
+            let calls = self.calls.next_power_of_two();
+            let mut points = points::all((&object, &helpers), &baseline, calls)?;
             say(&format!("{} rounds, interleaved", self.rounds));
-            points::measure(&mut points, self.rounds)?;
-            let yardstick = points.first().context("there is nothing to measure")?;
-            let yardstick = yardstick.yardstick_ns();
-            anyhow::Ok((
-                points.iter().map(Point::figure).collect::<Vec<_>>(),
-                yardstick,
-            ))
+            points::measure(&mut points, &baseline, self.rounds)?;
+            let first = points.first().context("there is nothing to measure")?;
+            let figures: Vec<_> = points.iter().map(Point::figure).collect();
+            anyhow::Ok((figures, first.baseline_ns()))
         })??;
         let ns_per_byte = slope(&series, BYTES);
         series.extend(rings.figures);
         let report = Report {
             missed: missed(&series, ns_per_byte),
             series,
-            yardstick_ns,
+            baseline_ns,
             ns_per_byte,
             memory: rings.memory,
         };
@@ -108,7 +110,7 @@ impl Growth {
 
 impl Report {
     fn show(&self) {
-        eprintln!("yardstick {:.0} ns", self.yardstick_ns);
+        eprintln!("baseline {:.0} ns", self.baseline_ns);
         eprintln!("{:<24} {:>10} {:>12} {:>10}", "what", "x", "ns", "spread");
         for figure in &self.series {
             eprintln!(

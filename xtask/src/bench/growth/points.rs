@@ -9,6 +9,7 @@ use sip_forwarder::{
 };
 use sip_forwarder_ebpf::generator;
 use sip_forwarder_tests::{
+    baseline::Baseline,
     frame_source::{FrameSource, Kernel, NUMBER, Numbers},
     lab::{Family, Host, vip},
     messages::Message,
@@ -24,8 +25,6 @@ use super::{
 };
 
 const FAMILY: Family = Family::V4;
-const YARDSTICK: &str = "yardstick";
-const FORWARDER: &str = "sip_forwarder";
 const SIP_PORT: u16 = 5060;
 const CLIENT_PORT: u16 = 5061;
 const BACKEND_PORT: u16 = 10_000;
@@ -60,22 +59,23 @@ pub(super) struct Point {
     what: &'static str,
     x: u64,
     ours: FrameSource,
-    /// The same frames, given to the yardstick.
+    /// The same frames, given to the baseline.
     base: FrameSource,
-    program: Rc<Program>,
+    /// The program under test lives as long as it is timed.
+    _program: Rc<Program>,
     timings: Timings,
-    yardstick: Timings,
+    baseline: Timings,
 }
 
 impl Point {
     fn new(
         (what, x): (&'static str, u64),
-        program: &Rc<Program>,
+        (program, baseline): (&Rc<Program>, &Baseline),
         source: impl Fn() -> Result<FrameSource>,
     ) -> Result<Self> {
         let (mut ours, mut base) = (source()?, source()?);
-        ours.give_to(program.fd(FORWARDER)?)?;
-        base.give_to(program.fd(YARDSTICK)?)?;
+        ours.give_to(program.fd()?)?;
+        base.give_to(baseline.fd()?)?;
         for _ in 0..16 {
             let action = ours.action(Kernel::MakeAndGive)?;
             ensure!(
@@ -88,24 +88,24 @@ impl Point {
             x,
             ours,
             base,
-            program: Rc::clone(program),
+            _program: Rc::clone(program),
             timings: Timings::default(),
-            yardstick: Timings::default(),
+            baseline: Timings::default(),
         })
     }
 
-    fn round(&mut self, yardstick: f64) -> Result<()> {
+    fn round(&mut self, baseline: f64) -> Result<()> {
         let nanoseconds = |source: &FrameSource| -> Result<f64> {
             Ok(source.time(Kernel::MakeAndGive, PACKETS)?.as_nanos() as f64)
         };
         let above = nanoseconds(&self.ours)? - nanoseconds(&self.base)?;
-        self.yardstick.push(yardstick);
-        self.timings.push(above + yardstick);
+        self.baseline.push(baseline);
+        self.timings.push(above + baseline);
         Ok(())
     }
 
-    pub(super) fn yardstick_ns(&self) -> f64 {
-        self.yardstick.median()
+    pub(super) fn baseline_ns(&self) -> f64 {
+        self.baseline.median()
     }
 
     pub(super) fn figure(&self) -> Figure {
@@ -118,26 +118,27 @@ impl Point {
     }
 }
 
-/// Times all points in each round, beside the yardstick.
-pub(super) fn measure(points: &mut [Point], rounds: u32) -> Result<()> {
+/// Times all points in each round, beside the baseline.
+pub(super) fn measure(points: &mut [Point], baseline: &Baseline, rounds: u32) -> Result<()> {
     const REPEAT: u32 = 200;
     let frame = [0; 60];
     for _ in 0..rounds {
         for point in &mut *points {
-            let yardstick = point.program.time(YARDSTICK, &frame, REPEAT)?;
-            point.round(yardstick.as_nanos() as f64)?;
+            let alone = baseline.time(&frame, REPEAT)?;
+            point.round(alone.as_nanos() as f64)?;
         }
     }
     Ok(())
 }
 
 /// All points, each series by size. Packets are of so many calls, a power of two, which come round.
-pub(super) fn all(object: &Path, helpers: &Path, calls: u32) -> Result<Vec<Point>> {
-    let load = |config: Config| -> Result<Rc<Program>> {
-        let mut program = Program::load(object, config)?;
-        program.load_other(YARDSTICK)?;
-        Ok(Rc::new(program))
-    };
+pub(super) fn all(
+    (object, helpers): (&Path, &Path),
+    baseline: &Baseline,
+    calls: u32,
+) -> Result<Vec<Point>> {
+    let load =
+        |config: Config| -> Result<Rc<Program>> { Ok(Rc::new(Program::load(object, config)?)) };
     let to_vip = |message: &Message, ports: u32| {
         let ends = Ends {
             family: FAMILY,
@@ -156,12 +157,14 @@ pub(super) fn all(object: &Path, helpers: &Path, calls: u32) -> Result<Vec<Point
     for backends in [2, 16, 128, 1_024] {
         let program = load(config(1, backends, FEW_ENTRIES))?;
         let size = (BACKENDS, backends.into());
-        points.push(Point::new(size, &program, || to_vip(&invite, 1))?);
+        points.push(Point::new(size, (&program, baseline), || {
+            to_vip(&invite, 1)
+        })?);
     }
     for services in [1, 16, 256] {
         let program = load(config(services, 3, FEW_ENTRIES))?;
         let size = (SERVICES, services.into());
-        points.push(Point::new(size, &program, || {
+        points.push(Point::new(size, (&program, baseline), || {
             to_vip(&invite, services.into())
         })?);
     }
@@ -171,26 +174,36 @@ pub(super) fn all(object: &Path, helpers: &Path, calls: u32) -> Result<Vec<Point
             let program = load(config(1, 3, MANY_ENTRIES))?;
             program.fill_affinity(entries, spared)?;
             let size = (what, entries.into());
-            points.push(Point::new(size, &program, || to_vip(&invite, 1))?);
+            points.push(Point::new(size, (&program, baseline), || {
+                to_vip(&invite, 1)
+            })?);
         }
     }
     let program = load(config(1, 3, FEW_ENTRIES))?;
     for more in [0, 175, 350, 525, 700] {
         let message = padded(more);
         let size = (BYTES, bytes_before_call_id(&message)?);
-        points.push(Point::new(size, &program, || to_vip(&message, 1))?);
+        points.push(Point::new(size, (&program, baseline), || {
+            to_vip(&message, 1)
+        })?);
     }
     for vias in [0, 2, 4, 6, 8] {
         let message = through(vias);
         let size = (VIAS, bytes_before_call_id(&message)?);
-        points.push(Point::new(size, &program, || to_vip(&message, 1))?);
+        points.push(Point::new(size, (&program, baseline), || {
+            to_vip(&message, 1)
+        })?);
     }
-    points.extend(way_back(helpers, &program, calls)?);
+    points.extend(way_back(helpers, (&program, baseline), calls)?);
     Ok(points)
 }
 
 /// Responses to more and more clients.
-fn way_back(helpers: &Path, program: &Rc<Program>, calls: u32) -> Result<Vec<Point>> {
+fn way_back(
+    helpers: &Path,
+    (program, baseline): (&Rc<Program>, &Baseline),
+    calls: u32,
+) -> Result<Vec<Point>> {
     let client = environment::interface_index("to-client").context("no to-client")?;
     program.maps().allow_interface(client)?;
     let ends = Ends {
@@ -206,7 +219,7 @@ fn way_back(helpers: &Path, program: &Rc<Program>, calls: u32) -> Result<Vec<Poi
                 calls,
                 ports: clients,
             };
-            Point::new((CLIENTS, clients.into()), program, || {
+            Point::new((CLIENTS, clients.into()), (program, baseline), || {
                 let programs = [Kernel::MakeAndGive];
                 calls::source(helpers, &programs, &Message::ok(), (ends, numbers))
             })

@@ -121,7 +121,7 @@ impl Heartbeats {
         }
         setup::lab_programs()?;
         let daemon = program::daemon_or(self.forwarder.as_deref())?;
-        let mut room = Room::start(&daemon, &program::program()?, self.backends)?;
+        let mut room = Room::start(&daemon, &program::bench_programs()?, self.backends)?;
         let report = self.measure(&mut room)?;
         if self.json {
             println!("{}", serde_json::to_string(&report)?);

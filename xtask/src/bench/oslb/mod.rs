@@ -149,7 +149,7 @@ impl Oslb {
         setup::lab_programs()?;
         let (daemon, xdp) = (
             program::daemon_or(self.forwarder.as_deref())?,
-            program::program()?,
+            program::bench_programs()?,
         );
         let programs = Programs {
             daemon: &daemon,

@@ -245,8 +245,8 @@ fn rows(samples: &[Samples]) -> Vec<Row> {
 }
 
 /// The median of the rounds' ratios: what else this machine does, it does to both of a round.
-fn ratio(ours: &[f64], yardstick: &[f64]) -> f64 {
-    let ratios: Vec<f64> = ours.iter().zip(yardstick).map(|(a, b)| a / b).collect();
+fn ratio(ours: &[f64], baseline: &[f64]) -> f64 {
+    let ratios: Vec<f64> = ours.iter().zip(baseline).map(|(a, b)| a / b).collect();
     super::median(&ratios).0
 }
 

@@ -72,7 +72,7 @@ impl Room {
             "the box and what is around it need a core each: two cores or more"
         );
         let daemon = program::daemon()?;
-        let xdp = program::program()?;
+        let xdp = program::bench_programs()?;
         let lab = match links {
             Links::Cable => Lab::cabled(1, &xdp)?,
             Links::Veth => {

@@ -72,7 +72,7 @@ impl Reaction {
         }
         setup::lab_programs()?;
         let daemon = program::daemon_or(self.forwarder.as_deref())?;
-        let mut room = Room::start(&daemon, &program::program()?)?;
+        let mut room = Room::start(&daemon, &program::bench_programs()?)?;
         let traffic = Traffic::start(&room.lab)?;
         say(&format!("{RATE} new calls/s, {} rounds each", self.rounds));
         let report = Report {

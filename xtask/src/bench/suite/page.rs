@@ -44,7 +44,7 @@ pub(super) struct Promise {
 pub(super) struct Headline {
     pub(super) what: String,
     pub(super) ours: String,
-    /// The yardstick, named, with its figure of the same run.
+    /// The baseline, named, with its figure of the same run.
     pub(super) beside: String,
 }
 

@@ -11,14 +11,14 @@ use super::super::{
 pub(super) const PAGE: Page = Page {
     name: "fastpath",
     title: "The XDP program, packet by packet",
-    about: "Nanoseconds per packet by `BPF_PROG_TEST_RUN`, medians of interleaved rounds. The yardstick is a program that \
+    about: "Nanoseconds per packet by `BPF_PROG_TEST_RUN`, medians of interleaved rounds. The baseline is a program that \
             swaps the MAC addresses and sends the frame back. Half of the rounds lie within the spread. `invite`, `bye` and \
             `ok` are SIPp's messages, `invite-long` has 1,400 bytes and ten Vias, `mixed` has all lengths by turns, `return` is \
             a backend's response on its way to the client, `return-request` a backend's own request.",
     show,
 };
 
-/// The most yardsticks that are promised, by case, for either family.
+/// The highest promised ratio to the baseline, by case, for either family.
 const LIMITS: [(&str, f64); 7] = [
     ("invite", 12.0),
     ("bye", 12.0),
@@ -36,7 +36,7 @@ const V6: &str = "-v6";
 
 #[derive(Deserialize)]
 struct Report {
-    yardstick_ns: f64,
+    baseline_ns: f64,
     cases: Vec<Case>,
     verified_insns: u32,
     jitted_bytes: u32,
@@ -70,10 +70,10 @@ fn show(result: &Value) -> serde_json::Result<Shown> {
 }
 
 fn table(report: &Report) -> Table {
-    let mut table = Table::new(["packet", "ns", "yardsticks", "spread, ns"]);
+    let mut table = Table::new(["packet", "ns", "× baseline", "spread, ns"]);
     table.push([
-        "yardstick".to_owned(),
-        figure(report.yardstick_ns, 0, ""),
+        "baseline".to_owned(),
+        figure(report.baseline_ns, 0, ""),
         figure(1.0, 1, ""),
         String::new(),
     ]);
@@ -117,7 +117,7 @@ fn promises(report: &Report) -> Vec<Promise> {
     let ratios = names.map(|(name, limit)| {
         let what = format!("`{name}`");
         match report.cases.iter().find(|case| case.name == name) {
-            Some(case) => Promise::at_most(what, limit, case.ratio, 1, "yardsticks"),
+            Some(case) => Promise::at_most(what, limit, case.ratio, 1, "× baseline"),
             None => Promise::unmeasured(what),
         }
     });
@@ -138,13 +138,13 @@ fn promises(report: &Report) -> Vec<Promise> {
 }
 
 fn chart(report: &Report) -> Option<Chart> {
-    let yardstick = Bar::new("yardstick", report.yardstick_ns, Hue::Other);
+    let baseline = Bar::new("baseline", report.baseline_ns, Hue::Other);
     let cases = report.cases.iter().map(|case| {
-        let limit = case.limit().map(|ratio| ratio * report.yardstick_ns);
+        let limit = case.limit().map(|ratio| ratio * report.baseline_ns);
         let bar = Bar::new(case.name.as_str(), case.ns, Hue::Ours).limit(limit);
         bar.spread(case.spread_ns)
     });
-    let bars = [yardstick].into_iter().chain(cases).collect();
+    let bars = [baseline].into_iter().chain(cases).collect();
     Chart::of_bars([Bars::new(PAGE.title, "ns per packet", 0, bars)])
 }
 
@@ -155,7 +155,7 @@ fn headlines(report: &Report) -> Vec<Headline> {
         ours: figure(case.ns, 0, "ns"),
         beside: format!(
             "{} to send the frame back unread",
-            figure(report.yardstick_ns, 0, "ns")
+            figure(report.baseline_ns, 0, "ns")
         ),
     })
     .into_iter()
@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn ratios_families_and_the_verifier_are_judged() {
         let shown = show(&json!({
-            "yardstick_ns": 10.0,
+            "baseline_ns": 10.0,
             "cases": [
                 {"name": "invite", "ns": 110.0, "ratio": 11.0, "spread_ns": 4.0},
                 {"name": "return", "ns": 90.0, "ratio": 9.0, "spread_ns": 4.0},

@@ -11,7 +11,7 @@ use super::super::{
 pub(super) const PAGE: Page = Page {
     name: "pps",
     title: "Packets per second through veth",
-    about: "The kernel makes the packets itself (live frames), with fresh headers each time. The yardstick is an XDP program \
+    about: "The kernel makes the packets itself (live frames), with fresh headers each time. The baseline is an XDP program \
             that redirects every packet unread, in the same lab.",
     show,
 };
