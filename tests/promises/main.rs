@@ -23,6 +23,7 @@ mod torture;
 mod transports;
 mod truncation;
 mod verdict_docs;
+mod virtio_net;
 mod way_back;
 
 use libtest_mimic::{Arguments, Trial};
@@ -53,6 +54,7 @@ fn main() {
         orders::trials(),
         shares::trials(),
         heartbeats::trials(),
+        virtio_net::trials(),
     ]
     .into_iter()
     .flatten()

@@ -8,7 +8,10 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::{Failed, Trial};
-use sip_forwarder_tests::lab::{Daemon, DaemonSpec, Family, Host, Lab, vip};
+use sip_forwarder_tests::{
+    lab::{Daemon, DaemonSpec, Family, Host, Lab, cards, vip},
+    pace,
+};
 
 pub(crate) const SIP_PORT: u16 = 5060;
 pub(crate) const CLIENT_PORT: u16 = 5061;
@@ -21,6 +24,11 @@ pub(crate) fn as_root(name: &str, test: impl FnOnce() -> Result<()> + Send + 'st
         test().map_err(|error| Failed::from(format!("{error:#}")))
     })
     .with_ignored_flag(!is_root())
+}
+
+/// A test that needs root and the lab's network cards.
+pub(crate) fn on_cards(name: &str, test: impl FnOnce() -> Result<()> + Send + 'static) -> Trial {
+    as_root(name, test).with_ignored_flag(!is_root() || !cards::offered())
 }
 
 /// A test that needs nothing.
@@ -82,7 +90,7 @@ pub(crate) fn socket(lab: &Lab, host: Host, family: Family, port: u16) -> Result
     let socket = lab
         .enter(host, move || UdpSocket::bind(address))?
         .with_context(|| format!("cannot bind {address}"))?;
-    socket.set_read_timeout(Some(ARRIVAL))?;
+    socket.set_read_timeout(Some(pace::limit(ARRIVAL)))?;
     Ok(socket)
 }
 
@@ -109,7 +117,8 @@ pub(crate) struct Arrived {
 /// Waits for a datagram at any of the sockets.
 pub(crate) fn arrival(sockets: &[UdpSocket]) -> Result<Arrived> {
     let mut buffer = vec![0; 65_536];
-    let deadline = std::time::Instant::now() + ARRIVAL;
+    let limit = pace::limit(ARRIVAL);
+    let deadline = std::time::Instant::now() + limit;
     for socket in sockets {
         socket.set_nonblocking(true)?;
     }
@@ -125,7 +134,7 @@ pub(crate) fn arrival(sockets: &[UdpSocket]) -> Result<Arrived> {
         }
         ensure!(
             std::time::Instant::now() < deadline,
-            "no proxy got it within {ARRIVAL:?}"
+            "no proxy got it within {limit:?}"
         );
         std::thread::yield_now();
     }

@@ -16,6 +16,7 @@
 //! - [`baresip`] and [`sipsak`]: a phone and a tester's tool that others wrote.
 //! - [`stream`]: SIP over TCP, TLS and WebSocket; [`certificates`] for it; [`stunnel`] gives TLS to programs without.
 //! - [`phone`]: a phone that does as a test says, over any transport.
+//! - [`pace`]: how fast the machine is.
 //! - [`program`]: the XDP program on single packets, without an interface; [`frame_source`]: frames made in the kernel,
 //!   to be timed or sent; [`baseline`]: the program that benches compare with; [`old_program`]: the XDP program of an
 //!   older revision.
@@ -41,6 +42,7 @@ pub mod lab;
 pub mod load;
 pub mod messages;
 pub mod old_program;
+pub mod pace;
 pub mod parity;
 pub mod patches;
 pub mod phone;

@@ -29,6 +29,7 @@ use crate::calls::{self, BackendCalls, CallLog};
 use crate::certificates::Issued;
 use crate::lab::process::poll;
 use crate::lab::{Family, Host, Lab, Process};
+use crate::pace;
 use crate::stream::{Target, Transport};
 use crate::stunnel::{Side, Stunnel};
 
@@ -40,6 +41,9 @@ const CALLEE: &str = include_str!("scenarios/callee.xml");
 const START: Duration = Duration::from_secs(10);
 /// More than a second of traffic; the kernel caps it at `net.core.rmem_max`.
 const SOCKET_BUFFER: &str = "4194304";
+/// T1 of RFC 3261, as the scenarios have it. A scenario does not expect what the other side sends again because an
+/// answer came late, so a slow machine has another.
+const RETRANSMISSION: Duration = Duration::from_millis(500);
 /// What stands before `METHOD Call-ID` in a UAS's log.
 const MARKER: &str = "CALL ";
 /// `SIPp` ends with 0 when all calls succeeded and with 1 when some failed; all else is a fault of its own.
@@ -60,7 +64,7 @@ pub enum Sockets {
 pub struct CallOptions {
     /// How many.
     pub calls: u32,
-    /// How many to begin per second.
+    /// How many to begin per second; fewer on a slow machine, see [`pace`].
     pub rate: u32,
     /// IPv4 or IPv6.
     pub family: Family,
@@ -289,7 +293,7 @@ impl Uac {
         command
             .args(["-m", &options.calls.to_string()])
             .args(["-l", &options.calls.to_string()])
-            .args(["-r", &options.rate.to_string()])
+            .args(["-r", &pace::rate(options.rate).to_string()])
             .args(["-d", &options.hold.as_millis().to_string()])
             .args(["-trace_stat", "-fd", "200ms", "-stf"])
             .arg(file("csv"))
@@ -301,7 +305,7 @@ impl Uac {
         if let Some(patience) = options.patience {
             command
                 .args(["-default_behaviors", "none", "-recv_timeout"])
-                .arg(patience.as_millis().to_string());
+                .arg(pace::limit(patience).as_millis().to_string());
         }
         command.arg(target.address.to_string());
         Ok(Self {
@@ -464,6 +468,8 @@ pub(crate) fn unique() -> u32 {
 /// `SIPp` with what both ends have in common.
 fn sipp(lab: &Lab, host: Host, stem: &str, scenario: &str, own: SocketAddr) -> Result<Command> {
     let file = lab.dir().join(format!("{stem}.xml"));
+    let first = pace::limit(RETRANSMISSION).as_millis();
+    let scenario = scenario.replace("retrans=\"500\"", &format!("retrans=\"{first}\""));
     fs::write(&file, scenario).with_context(|| format!("cannot write {}", file.display()))?;
     let mut command = lab.command(host, "sipp")?;
     command

@@ -11,7 +11,9 @@ mod program;
 mod revision;
 mod setup;
 mod shell;
+mod tally;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -37,6 +39,8 @@ enum Verb {
     Demo(demo::Demo),
     /// Run every test there is: unit, packet tables, lab.
     Test(test::Test),
+    /// Run the tests that depend on the kernel on Linux 6.1 and 6.12, in a virtual machine.
+    Vm(vm::Vm),
     /// Feed the parsers with bytes that coverage guides; 1 if anything is found.
     Fuzz(fuzz::Fuzz),
     /// Measure.
@@ -94,6 +98,7 @@ fn perform(verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Build(build) => build.run(),
         Verb::Demo(demo) => demo.run(),
         Verb::Test(test) => test.run(),
+        Verb::Vm(vm) => vm.run(),
         Verb::Fuzz(fuzz) => fuzz.run(),
         Verb::Bench(bench) => bench.run(),
         Verb::Budget(check) => check.run(),

@@ -29,6 +29,22 @@ const MODULES: [(&str, &str); 2] = [
     ("kamailio/modules/tls.so", "kamailio-tls-modules"),
     ("faketime/libfaketimeMT.so.1", "libfaketime"),
 ];
+/// What boots other kernels, and what the virtual machine's tests call.
+const VM_PROGRAMS: [(&str, &str); 13] = [
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("busybox", "busybox-static"),
+    ("cpio", "cpio"),
+    ("depmod", "kmod"),
+    ("xz", "xz-utils"),
+    ("zstd", "zstd"),
+    ("strip", "binutils"),
+    ("unshare", "util-linux"),
+    ("sysctl", "procps"),
+    ("ip", "iproute2"),
+    ("ethtool", "ethtool"),
+    ("sipp", "sip-tester"),
+    ("nft", "nftables"),
+];
 const LINKER_VERSION: &str = "0.13.0";
 const TARGET: &str = "bpfel-unknown-none";
 
@@ -174,7 +190,7 @@ fn llvm_of(rustc: &Path) -> anyhow::Result<u32> {
 }
 
 /// Where tools are kept between clones.
-fn cache() -> anyhow::Result<PathBuf> {
+pub(crate) fn cache() -> anyhow::Result<PathBuf> {
     let base = env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cache")))
@@ -286,6 +302,33 @@ pub(crate) fn nft() -> anyhow::Result<()> {
 /// Makes sure of the C++ compiler, which builds libFuzzer.
 pub(crate) fn fuzz_programs() -> anyhow::Result<()> {
     program("c++", &["g++", "libc6-dev"], "to build libFuzzer")
+}
+
+/// Makes sure of what runs other kernels in a virtual machine, and of what is put into it.
+pub(crate) fn vm_programs() -> anyhow::Result<()> {
+    install_missing(&VM_PROGRAMS, "to run other kernels in a virtual machine")
+}
+
+/// Fetches anew what apt knows of packages.
+pub(crate) fn refresh_package_lists() -> anyhow::Result<()> {
+    if !is_root() {
+        bail!("apt must learn of new packages; as root: apt-get update");
+    }
+    run(Command::new("apt-get").args(["update", "-qq"]))
+}
+
+/// Installs the packages of programs that are not there.
+fn install_missing(programs: &[(&str, &'static str)], why: &str) -> anyhow::Result<()> {
+    let missing: Vec<_> = programs
+        .iter()
+        .filter(|(program, _)| !on_path(program))
+        .map(|(_, package)| *package)
+        .collect();
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        install(&missing, why)
+    }
 }
 
 /// Makes sure of one program.

@@ -11,6 +11,7 @@ use clap::Args;
 use crate::{
     Outcome, program, setup,
     shell::{cargo, is_root, say},
+    tally::Tally,
 };
 
 /// Run every test there is: unit, packet tables, lab.
@@ -18,41 +19,6 @@ use crate::{
 pub(crate) struct Test {
     /// Only tests whose names contain this.
     filter: Option<String>,
-}
-
-/// Results of all test programs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Tally {
-    passed: u64,
-    failed: u64,
-    skipped: u64,
-}
-
-impl Tally {
-    /// Adds what a test program says at its end: `test result: ok. 3 passed; 0 failed; 1 ignored; …`.
-    fn add_line(&mut self, line: &str) {
-        let Some((_, counts)) = line
-            .trim()
-            .strip_prefix("test result: ")
-            .and_then(|rest| rest.split_once(". "))
-        else {
-            return;
-        };
-        for part in counts.split("; ") {
-            let Some((number, what)) = part.split_once(' ') else {
-                continue;
-            };
-            let Ok(number) = number.parse::<u64>() else {
-                continue;
-            };
-            match what {
-                "passed" => self.passed += number,
-                "failed" => self.failed += number,
-                "ignored" => self.skipped += number,
-                _ => {}
-            }
-        }
-    }
 }
 
 impl Test {
@@ -70,14 +36,11 @@ impl Test {
         let mut arguments = vec!["test", "--workspace", "--no-fail-fast"];
         arguments.extend(self.filter.as_deref());
         let succeeded = run_counted(cargo().args(&arguments), &mut tally)?;
-        if tally.passed + tally.failed == 0 {
+        if !tally.ran() {
             say("no test ran; the filter matches none");
         }
-        println!(
-            "{} passed, {} failed, {} skipped",
-            tally.passed, tally.failed, tally.skipped
-        );
-        let good = succeeded && tally.failed == 0 && tally.passed > 0;
+        println!("{tally}");
+        let good = succeeded && tally.is_good();
         Ok(if good { Outcome::Done } else { Outcome::Failed })
     }
 }
@@ -97,25 +60,4 @@ fn run_counted(command: &mut Command, tally: &mut Tally) -> anyhow::Result<bool>
         }
     }
     Ok(child.wait().context("cargo test was lost")?.success())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Tally;
-
-    #[test]
-    fn results_add_up() {
-        let mut tally = Tally::default();
-        tally.add_line("test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s");
-        tally.add_line("test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 4 filtered out; finished in 0.00s");
-        tally.add_line("test foo ... ok");
-        assert_eq!(
-            tally,
-            Tally {
-                passed: 5,
-                failed: 1,
-                skipped: 1
-            }
-        );
-    }
 }

@@ -24,8 +24,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     api::TcpApi,
-    config::{self, Config, Dataplane},
-    dataplane::{environment, nexthop::Resolver, object, pins::Pins},
+    config::{self, Config, Dataplane, XdpMode},
+    dataplane::{driver, environment, nexthop::Resolver, object, pins::Pins},
     stream::tls::{ClientTls, ServerTls},
 };
 
@@ -57,8 +57,14 @@ pub fn check(path: &Path) -> anyhow::Result<()> {
     check_tls(&config)?;
     if config.forwarder.dataplane == Dataplane::Xdp {
         environment::check(&config)?;
-        runtime()?.block_on(check_routes(&config))?;
+        let runtime = runtime()?;
+        runtime.block_on(check_routes(&config))?;
         object::embedded()?;
+        if config.forwarder.xdp != XdpMode::Generic {
+            for finding in runtime.block_on(driver::findings(&config.forwarder.interfaces))? {
+                say(&format!("{finding}\n"))?;
+            }
+        }
     }
     let backends: usize = config.services.iter().map(|s| s.backends.len()).sum();
     say(&format!(

@@ -3,6 +3,7 @@
 pub mod attach;
 mod census;
 mod contents;
+pub mod driver;
 pub mod environment;
 mod kernel_store;
 mod maps;

@@ -52,6 +52,8 @@ pub(super) enum Links {
     Veth,
     /// Two, and XDP programs between them: see [`Lab::cabled`](super::Lab::cabled).
     Cable,
+    /// Network cards that the machine has: see [`Lab::on_cards`](super::Lab::on_cards).
+    Cards,
 }
 
 /// The two ends in the middle of a cable. Both lie in the namespace of the host.
@@ -221,7 +223,7 @@ pub(super) fn hosts(plan: Plan) -> impl Iterator<Item = Host> {
 }
 
 /// Those with a link of their own to the forwarder.
-fn linked(plan: Plan) -> impl Iterator<Item = Host> {
+pub(super) fn linked(plan: Plan) -> impl Iterator<Item = Host> {
     hosts(plan).filter(|host| host.link().is_some())
 }
 
@@ -250,6 +252,8 @@ fn joined(id: &str, host: Host, cable: &Cable, links: Links) -> Vec<String> {
             format!("{near} {plug} netns {there}"),
             format!("link add {far} type veth peer name {card} netns {there}"),
         ],
+        // They are there already.
+        Links::Cards => Vec::new(),
     }
 }
 

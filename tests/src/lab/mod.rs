@@ -9,6 +9,7 @@
 //! behind is removed when the next lab is made. `lab up` makes one that stays until `lab down`.
 
 pub mod address;
+pub mod cards;
 pub mod cgroup;
 pub mod daemon;
 pub mod namespace;
@@ -135,6 +136,16 @@ impl Lab {
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = cables;
         Ok(lab)
+    }
+
+    /// The same with links that are pairs of network cards, joined outside of the machine (see [`cards`]).
+    pub fn on_cards(proxies: u8) -> Result<Self> {
+        Self::of_handle(Plan {
+            proxies,
+            callee: false,
+            phone: false,
+            links: Links::Cards,
+        })
     }
 
     /// The same without namespaces and without root: every host is an address of the loopback. IPv4 only, since
@@ -428,7 +439,11 @@ fn build(id: &str, plan: Plan) -> Result<BTreeMap<Host, Namespace>> {
     for (host, namespace) in &namespaces {
         namespace.set_sysctls(&address::sysctls(*host, plan))?;
     }
-    namespace::ip_batch(&address::links(id, plan))?;
+    let links = match plan.links {
+        Links::Cards => cards::moves(id, plan)?,
+        Links::Veth | Links::Cable => address::links(id, plan),
+    };
+    namespace::ip_batch(&links)?;
     for (host, namespace) in &namespaces {
         namespace.ip_batch(&address::addresses(*host, plan))?;
         namespace.set_offloads(*host, plan)?;

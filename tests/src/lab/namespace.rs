@@ -13,7 +13,7 @@ use std::thread;
 
 use anyhow::{Context, Result, ensure};
 
-use super::address::{Host, Plan};
+use super::address::{Host, Links, Plan};
 
 /// Where `ip netns add` binds namespaces.
 const RUN: &str = "/run/netns";
@@ -82,8 +82,12 @@ impl Namespace {
     }
 
     /// Whole checksums on what is sent (redirected frames lose the promise of a later one), and GRO on the hosts'
-    /// ends: it gives them the NAPI without which veth refuses frames redirected to it.
+    /// ends: it gives them the NAPI without which veth refuses frames redirected to it. Network cards stay as their
+    /// driver has them.
     pub(super) fn set_offloads(&self, host: Host, plan: Plan) -> Result<()> {
+        if plan.links == Links::Cards {
+            return Ok(());
+        }
         if let Some(device) = host.interface() {
             return self.ethtool(&device, &["tx", "off", "gro", "on"]);
         }

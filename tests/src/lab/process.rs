@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::{Host, Lab};
+use crate::pace;
 
 const POLL: Duration = Duration::from_millis(10);
 const LOG_TAIL_LINES: usize = 20;
@@ -168,12 +169,13 @@ impl Drop for Process {
     }
 }
 
-/// Asks `step` until it gives something; `None` when the deadline passes first. It is asked at least once.
+/// Asks `step` until it gives something; `None` when the deadline passes first, which is later on a slow machine (see
+/// [`pace`]). It is asked at least once.
 pub fn poll<T>(
     deadline: Duration,
     mut step: impl FnMut() -> Result<Option<T>>,
 ) -> Result<Option<T>> {
-    let end = Instant::now() + deadline;
+    let end = Instant::now() + pace::limit(deadline);
     loop {
         if let Some(found) = step()? {
             return Ok(Some(found));
@@ -197,7 +199,7 @@ pub fn output_within(mut command: Command, deadline: Duration) -> Result<Output>
     let pid = child.id();
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || sender.send(child.wait_with_output()));
-    if let Ok(output) = receiver.recv_timeout(deadline) {
+    if let Ok(output) = receiver.recv_timeout(pace::limit(deadline)) {
         return output.with_context(|| format!("waiting for {what} failed"));
     }
     signal(pid, libc::SIGKILL);
