@@ -75,12 +75,15 @@ enum Outcome {
     Done,
     /// The thing measured failed.
     Failed,
+    /// Nothing failed, but a part could not be measured.
+    NotMeasured,
 }
 
 fn main() -> ExitCode {
     match perform(Cli::parse().verb) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Failed) => ExitCode::from(1),
+        Ok(Outcome::NotMeasured) => ExitCode::from(3),
         Err(error) => {
             eprintln!("xtask: {error:#}");
             ExitCode::from(2)

@@ -120,6 +120,7 @@ fn promises(report: &Report) -> Vec<Promise> {
         wanted: "as promised".to_owned(),
         found: "as promised".to_owned(),
         kept: true,
+        measured: true,
     };
     if report.broken.is_empty() {
         vec![all]

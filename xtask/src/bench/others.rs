@@ -1,0 +1,113 @@
+//! What other programs, and other virtual machines, take of this machine's CPU while something is measured in this
+//! process: they share its caches and cores, and figures beside them are not those of a quiet machine.
+
+use std::{fs, time::Duration};
+
+use anyhow::{Context as _, ensure};
+
+/// The part of the CPU that others may have before a promise that is not kept is called not measured.
+pub(super) const DISTURBING: f64 = 0.10;
+/// Fields of a line of `/proc/stat` that are not idle: user, nice, system, irq, softirq, steal.
+const BUSY: [usize; 6] = [0, 1, 2, 5, 6, 7];
+
+/// The CPU time of everything and of this process, at one moment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Others {
+    busy: f64,
+    all: f64,
+    own: f64,
+}
+
+impl Others {
+    /// Begins to watch.
+    pub(super) fn watch() -> anyhow::Result<Self> {
+        let stat = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
+        let (busy, all) = ticks(&stat)?;
+        Ok(Self {
+            busy,
+            all,
+            own: own().as_secs_f64() * ticks_per_second()?,
+        })
+    }
+
+    /// Returns the part of the machine's CPU that others have had since.
+    pub(super) fn part(&self) -> anyhow::Result<f64> {
+        Ok(self.until(&Self::watch()?))
+    }
+
+    fn until(&self, end: &Self) -> f64 {
+        let others = (end.busy - self.busy) - (end.own - self.own);
+        (others / (end.all - self.all).max(1.0)).clamp(0.0, 1.0)
+    }
+}
+
+/// Returns the busy and all ticks of all cores.
+fn ticks(stat: &str) -> anyhow::Result<(f64, f64)> {
+    let line = stat
+        .lines()
+        .next()
+        .and_then(|line| line.strip_prefix("cpu "));
+    let line = line.context("/proc/stat does not begin with `cpu `")?;
+    let fields: Vec<f64> = line
+        .split_whitespace()
+        .map_while(|field| field.parse().ok())
+        .collect();
+    ensure!(fields.len() >= 8, "/proc/stat names only {fields:?}");
+    // The time of guests is in user and nice already.
+    Ok((
+        BUSY.iter().map(|at| fields[*at]).sum(),
+        fields[..8].iter().sum(),
+    ))
+}
+
+fn ticks_per_second() -> anyhow::Result<f64> {
+    // SAFETY: takes a number and has no other effect.
+    let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    ensure!(ticks > 0, "the kernel does not tell its clock ticks");
+    Ok(ticks as f64)
+}
+
+/// Returns the CPU time of all threads of this process.
+fn own() -> Duration {
+    // SAFETY: a usage of zeros is one, and the call writes it.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_SELF, &raw mut usage);
+        usage
+    };
+    let time = |time: libc::timeval| {
+        Duration::from_secs(time.tv_sec.cast_unsigned())
+            + Duration::from_micros(time.tv_usec.cast_unsigned())
+    };
+    time(usage.ru_utime) + time(usage.ru_stime)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Others, ticks};
+
+    #[test]
+    fn idle_time_and_waiting_are_not_busy() {
+        let (busy, all) = ticks("cpu  10 2 30 400 50 6 7 8 0 0\ncpu0 1 1 1 1\n").unwrap();
+        assert!((busy - 63.0).abs() < 1e-9 && (all - 513.0).abs() < 1e-9);
+        assert!(ticks("cpu0 1 2 3").is_err());
+        assert!(ticks("cpu 1 2 3").is_err());
+    }
+
+    #[test]
+    fn others_are_all_but_this_process() {
+        let begin = Others {
+            busy: 100.0,
+            all: 1_000.0,
+            own: 10.0,
+        };
+        let end = Others {
+            busy: 200.0,
+            all: 1_200.0,
+            own: 70.0,
+        };
+        assert!((begin.until(&end) - 0.2).abs() < 1e-9);
+        // Ticks are coarse; there is no negative part.
+        assert!(begin.until(&Others { own: 200.0, ..end }).abs() < 1e-9);
+    }
+}
