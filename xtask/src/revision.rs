@@ -115,9 +115,9 @@ impl Revision {
             return Ok(file);
         }
         say(&format!("building {name} of revision {}", self.short()));
-        let built = build()?;
-        fs::copy(&built, &file)
-            .with_context(|| format!("cannot copy {} to {}", built.display(), file.display()))?;
+        let made = build()?;
+        fs::copy(&made, &file)
+            .with_context(|| format!("cannot copy {} to {}", made.display(), file.display()))?;
         fs::write(&stamp, made_with)
             .with_context(|| format!("cannot write {}", stamp.display()))?;
         Ok(file)

@@ -5,6 +5,8 @@ use std::{fs, time::Duration};
 
 use anyhow::{Context as _, ensure};
 
+use super::unmeasured::Unmeasured;
+
 /// The part of the CPU that others may have before a promise that is not kept is called not measured.
 pub(super) const DISTURBING: f64 = 0.10;
 /// Fields of a line of `/proc/stat` that are not idle: user, nice, system, irq, softirq, steal.
@@ -39,6 +41,18 @@ impl Others {
         let others = (end.busy - self.busy) - (end.own - self.own);
         (others / (end.all - self.all).max(1.0)).clamp(0.0, 1.0)
     }
+}
+
+/// Calls promises that are not kept not measured, if others had much of the CPU; returns those that stay missed.
+pub(super) fn excuse(missed: Vec<String>, others: f64, unmeasured: &mut Unmeasured) -> Vec<String> {
+    if others <= DISTURBING {
+        return missed;
+    }
+    for what in missed {
+        let why = format!("other programs had {:.0} % of the CPU", others * 100.0);
+        unmeasured.note(what, why);
+    }
+    Vec::new()
 }
 
 /// Returns the busy and all ticks of all cores.
@@ -84,7 +98,23 @@ fn own() -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use super::{Others, ticks};
+    use super::{Others, excuse, ticks};
+    use crate::bench::unmeasured::Unmeasured;
+
+    #[test]
+    fn on_a_busy_machine_slowness_is_not_measured() {
+        let missed = || vec!["invite costs 13.1 times the baseline".to_owned()];
+        let mut unmeasured = Unmeasured::default();
+        assert_eq!(excuse(missed(), 0.05, &mut unmeasured), missed());
+        assert!(unmeasured.is_empty());
+        assert!(excuse(missed(), 0.5, &mut unmeasured).is_empty());
+        assert_eq!(
+            unmeasured.lines().collect::<Vec<_>>(),
+            [
+                "NOT MEASURED: invite costs 13.1 times the baseline: other programs had 50 % of the CPU"
+            ]
+        );
+    }
 
     #[test]
     fn idle_time_and_waiting_are_not_busy() {

@@ -21,6 +21,7 @@ use sip_forwarder_tests::{
 
 use self::server::{Architecture, Task};
 use super::slowpath::search::{Excess, Measured, search};
+use super::unmeasured::Unmeasured;
 use crate::{
     Outcome, program, setup,
     shell::{is_root, say},
@@ -106,6 +107,7 @@ struct Report {
     rows: Vec<Row>,
     rounds: u32,
     cores: usize,
+    not_measured: Unmeasured,
 }
 
 impl Architectures {
@@ -131,18 +133,21 @@ impl Architectures {
         let lab = Lab::new(CORES as u8)?;
         // Servers, generators and sinks are started from here.
         take_precedence(0, Precedence::Program)?;
+        let mut not_measured = Unmeasured::default();
         for round in 0..self.rounds {
             samples.rotate_left(usize::from(round > 0));
             for one in &mut samples {
-                self.sample(&lab, &program, one)?;
+                let part = format!("{}, round {}", one.architecture.name(), round + 1);
+                not_measured.attempt(part, self.sample(&lab, &program, one));
             }
             say(&format!("round {} of {}", round + 1, self.rounds));
         }
         samples.sort_by_key(|one| wanted.iter().position(|a| *a == one.architecture));
         self.show(&Report {
-            rows: samples.iter().map(Samples::row).collect(),
+            rows: samples.iter().filter_map(Samples::row).collect(),
             rounds: self.rounds,
             cores: CORES,
+            not_measured,
         })
     }
 
@@ -184,10 +189,8 @@ impl Architectures {
         if self.json {
             println!("{}", serde_json::to_string(report)?);
         }
-        Ok(match fault {
-            None => Outcome::Done,
-            Some(_) => Outcome::Failed,
-        })
+        report.not_measured.show();
+        Ok(report.not_measured.outcome(fault.is_none()))
     }
 }
 
@@ -220,16 +223,20 @@ impl Samples {
         }
     }
 
-    fn row(&self) -> Row {
+    /// Returns what all rounds come to; nothing if no round could be measured.
+    fn row(&self) -> Option<Row> {
+        if self.rates.is_empty() {
+            return None;
+        }
         let (messages_per_s, messages_per_s_spread) = super::median(&self.rates);
         let (us_per_message, us_per_message_spread) = super::median(&self.costs);
-        Row {
+        Some(Row {
             architecture: self.architecture,
             messages_per_s,
             us_per_message,
             messages_per_s_spread,
             us_per_message_spread,
-        }
+        })
     }
 }
 

@@ -94,11 +94,11 @@ impl Cases {
         let mut order: Vec<usize> = (0..self.timed.len()).collect();
         self.dice.shuffle(&mut order);
         for at in order {
-            let timed = &mut self.timed[at];
-            let times = timed
+            let case = &mut self.timed[at];
+            let times = case
                 .what
                 .times(&self.subjects, baseline_ns, &mut self.dice)?;
-            for (timings, time) in timed.timings.iter_mut().zip(times) {
+            for (timings, time) in case.timings.iter_mut().zip(times) {
                 timings.push(time);
             }
         }

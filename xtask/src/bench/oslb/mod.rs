@@ -22,6 +22,7 @@ use self::{
     play::Outcome as Played,
     room::Programs,
 };
+use super::unmeasured::Unmeasured;
 use crate::{
     Outcome, program, setup,
     shell::{is_root, say},
@@ -136,6 +137,7 @@ struct Report {
     settings: Settings,
     /// Promises that were not kept.
     broken: Vec<String>,
+    not_measured: Unmeasured,
 }
 
 impl Oslb {
@@ -159,9 +161,12 @@ impl Oslb {
         let runs = self.runs();
         let minutes = runs.len() as f64 * f64::from(self.seconds + 6) / 60.0;
         say(&format!("{} runs, about {minutes:.0} minutes", runs.len()));
-        let mut cases = Vec::new();
+        let (mut cases, mut not_measured) = (Vec::new(), Unmeasured::default());
         for (index, run) in runs.iter().copied().enumerate() {
-            let played = play::play(programs, run, &settings)?;
+            let played = play::play(programs, run, &settings);
+            let Some(played) = not_measured.attempt(run.to_string(), played) else {
+                continue;
+            };
             say(&format!(
                 "{}/{}: {run}: {} of {} calls failed, LBM {:.3}",
                 index + 1,
@@ -176,13 +181,10 @@ impl Oslb {
             broken: promise::broken(&cases),
             cases,
             settings,
+            not_measured,
         };
         self.show(&report)?;
-        Ok(if report.broken.is_empty() {
-            Outcome::Done
-        } else {
-            Outcome::Failed
-        })
+        Ok(report.not_measured.outcome(report.broken.is_empty()))
     }
 
     fn settings(&self) -> Settings {
@@ -212,6 +214,7 @@ impl Oslb {
         for broken in &report.broken {
             say(&format!("not kept: {broken}"));
         }
+        report.not_measured.show();
         if self.json {
             println!("{}", serde_json::to_string(report)?);
         } else {

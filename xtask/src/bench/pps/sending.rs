@@ -25,9 +25,9 @@ const LOOK: Duration = Duration::from_millis(1);
 
 /// Sends from all cores at once, to the end, and returns the rate at which frames arrived while all cores sent.
 ///
-/// The threads that make frames and the one that watches run before all others, but by a priority that leaves the
-/// kernel's own threads some time. A real-time priority does not: it starved the threads that finish interrupts'
-/// work, and no frame arrived any more.
+/// The threads that make frames and the one that watches run before all others, by a priority that leaves the kernel's
+/// own threads some time: what a test run does before it begins waits for them, and with a real-time priority on one core
+/// the other core does not begin before the first has ended. Frames that another core finished do not count.
 pub(super) fn send(
     (lab, host): (&Lab, Host),
     ends: &FrameSource,

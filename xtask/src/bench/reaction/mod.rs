@@ -20,6 +20,7 @@ use self::{
     room::Room,
     traffic::{RATE, Traffic},
 };
+use super::unmeasured::Unmeasured;
 use crate::{
     Outcome, program, setup,
     shell::{is_root, say},
@@ -51,11 +52,12 @@ pub(crate) struct Reaction {
 #[derive(Serialize)]
 struct Report {
     /// From asking for another weight.
-    pushes: Times,
+    pushes: Option<Times>,
     /// From the end of the proxy's process.
-    detections: Times,
+    detections: Option<Times>,
     /// From the end of all that comes from the proxy's host.
-    silence: Times,
+    silence: Option<Times>,
+    not_measured: Unmeasured,
 }
 
 #[derive(Serialize)]
@@ -75,26 +77,25 @@ impl Reaction {
         let mut room = Room::start(&daemon, &program::program()?)?;
         let traffic = Traffic::start(&room.lab)?;
         say(&format!("{RATE} new calls/s, {} rounds each", self.rounds));
+        let mut not_measured = Unmeasured::default();
+        let pushes = self.pushes(&room, &traffic);
+        let pushes = not_measured.attempt("pushed weights", pushes);
+        let detections = self.deaths(&mut room, &traffic, Room::kill_process, Room::start_process);
+        let detections = not_measured.attempt("killed processes", detections);
+        let silence = self.deaths(&mut room, &traffic, Room::kill_agent, Room::start_agent);
         let report = Report {
-            pushes: self.pushes(&room, &traffic)?,
-            detections: self.deaths(
-                &mut room,
-                &traffic,
-                Room::kill_process,
-                Room::start_process,
-            )?,
-            silence: self.deaths(&mut room, &traffic, Room::kill_agent, Room::start_agent)?,
+            pushes,
+            detections,
+            silence: not_measured.attempt("silent hosts", silence),
+            not_measured,
         };
         if self.json {
             println!("{}", serde_json::to_string(&report)?);
         } else {
             print!("{}", table(&report));
         }
-        Ok(if report.holds() {
-            Outcome::Done
-        } else {
-            Outcome::Failed
-        })
+        report.not_measured.show();
+        Ok(report.not_measured.outcome(report.holds()))
     }
 
     /// Whoever has the calls becomes light again, and the next one heavy, by turns: each push moves them.
@@ -131,8 +132,9 @@ impl Reaction {
             let victim = traffic.settled()?;
             thread::sleep(INTERVAL * round / self.rounds);
             let begin = die(room, victim)?;
-            times.push(traffic.left_after(victim, begin)?);
+            let left = traffic.left_after(victim, begin);
             come_back(room, victim)?;
+            times.push(left?);
         }
         Ok(Times::of(times))
     }
@@ -140,9 +142,9 @@ impl Reaction {
 
 impl Report {
     fn holds(&self) -> bool {
-        self.pushes.max_ms <= PUSH_MS
-            && self.detections.median_ms <= DETECTION_MS
-            && self.silence.median_ms <= DETECTION_MS
+        let pushes = self.pushes.iter().all(|times| times.max_ms <= PUSH_MS);
+        let mut deaths = self.detections.iter().chain(&self.silence);
+        pushes && deaths.all(|times| times.median_ms <= DETECTION_MS)
     }
 }
 
@@ -160,7 +162,10 @@ impl Times {
 }
 
 fn table(report: &Report) -> String {
-    let row = |name: &str, times: &Times| {
+    let row = |name: &str, times: &Option<Times>| {
+        let Some(times) = times else {
+            return format!("{name:<34}{:>8}\n", "not measured");
+        };
         format!(
             "{name:<34}{:>8}{:>12.1}{:>12.1}\n",
             times.rounds, times.median_ms, times.max_ms
