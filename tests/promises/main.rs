@@ -21,6 +21,7 @@ mod takeover;
 mod torture;
 mod transports;
 mod truncation;
+mod upgrade;
 mod verdict_docs;
 mod way_back;
 
@@ -47,6 +48,7 @@ fn main() {
         way_back::trials(),
         next_hops::trials(),
         takeover::trials(),
+        upgrade::trials(),
         health::trials(),
         orders::trials(),
         shares::trials(),
