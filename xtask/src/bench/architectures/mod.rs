@@ -21,7 +21,10 @@ use sip_forwarder_tests::{
 
 use self::server::{Architecture, Task};
 use super::slowpath::search::{Excess, Measured, search};
-use super::unmeasured::Unmeasured;
+use super::{
+    others::{self, Others},
+    unmeasured::Unmeasured,
+};
 use crate::{
     Outcome, program, setup,
     shell::{is_root, say},
@@ -107,6 +110,9 @@ struct Report {
     rows: Vec<Row>,
     rounds: u32,
     cores: usize,
+    /// The part of the CPU that other programs had meanwhile.
+    others: f64,
+    broken: Vec<String>,
     not_measured: Unmeasured,
 }
 
@@ -133,6 +139,7 @@ impl Architectures {
         let lab = Lab::new(CORES as u8)?;
         // Servers, generators and sinks are started from here.
         take_precedence(0, Precedence::Program)?;
+        let others = Others::watch()?;
         let mut not_measured = Unmeasured::default();
         for round in 0..self.rounds {
             samples.rotate_left(usize::from(round > 0));
@@ -143,8 +150,13 @@ impl Architectures {
             say(&format!("round {} of {}", round + 1, self.rounds));
         }
         samples.sort_by_key(|one| wanted.iter().position(|a| *a == one.architecture));
+        let rows: Vec<Row> = samples.iter().filter_map(Samples::row).collect();
+        let others = others.part()?;
+        let faults = broken(&rows).into_iter().collect();
         self.show(&Report {
-            rows: samples.iter().filter_map(Samples::row).collect(),
+            broken: others::excuse(faults, others, &mut not_measured),
+            others,
+            rows,
             rounds: self.rounds,
             cores: CORES,
             not_measured,
@@ -182,15 +194,14 @@ impl Architectures {
                 row.us_per_message_spread / 2.0,
             );
         }
-        let fault = broken(&report.rows);
-        if let Some(fault) = &fault {
+        for fault in &report.broken {
             eprintln!("not kept: {fault}");
         }
         if self.json {
             println!("{}", serde_json::to_string(report)?);
         }
         report.not_measured.show();
-        Ok(report.not_measured.outcome(fault.is_none()))
+        Ok(report.not_measured.outcome(report.broken.is_empty()))
     }
 }
 

@@ -13,7 +13,10 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use self::room::{Measured, Room};
-use super::unmeasured::Unmeasured;
+use super::{
+    others::{self, Others},
+    unmeasured::Unmeasured,
+};
 use crate::{
     Outcome, setup,
     shell::{is_root, say},
@@ -129,6 +132,8 @@ struct Report {
     invites_per_s: u32,
     /// The promises that were not kept, in words.
     broken: Vec<String>,
+    /// The part of the CPU that other programs had meanwhile.
+    others: f64,
     not_measured: Unmeasured,
 }
 
@@ -145,6 +150,7 @@ impl Peers {
             &self.boxes
         };
         let mut samples: Vec<Samples> = boxes.iter().map(|front| Samples::new(*front)).collect();
+        let others = Others::watch()?;
         let mut not_measured = Unmeasured::default();
         for round in 0..self.rounds {
             // Each round begins with another box: what comes in waves does not meet the same one.
@@ -158,8 +164,10 @@ impl Peers {
         }
         samples.sort_by_key(|one| boxes.iter().position(|front| *front == one.front));
         let rows = rows(&samples);
+        let others = others.part()?;
         let report = Report {
-            broken: promise::broken(&rows),
+            broken: others::excuse(promise::broken(&rows), others, &mut not_measured),
+            others,
             rows,
             links: self.links,
             rounds: self.rounds,

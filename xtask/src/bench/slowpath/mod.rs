@@ -27,7 +27,7 @@ use self::{
     search::{Excess, Measured, search},
     streams::Idle,
 };
-use super::unmeasured::Unmeasured;
+use super::{others::Others, unmeasured::Unmeasured};
 use crate::{
     Outcome, program, setup,
     shell::{is_root, say},
@@ -144,6 +144,8 @@ struct Row {
 struct Report {
     rows: Vec<Row>,
     attack: Option<Attacked>,
+    /// The part of the CPU that other programs had meanwhile.
+    others: f64,
     not_measured: Unmeasured,
 }
 
@@ -155,6 +157,7 @@ impl Slowpath {
         setup::lab_programs()?;
         let boxes = chosen(&self.boxes);
         let (mut rows, mut not_measured) = (Vec::new(), Unmeasured::default());
+        let others = Others::watch()?;
         for &by in chosen(&self.transports) {
             for &front in boxes.iter().filter(|front| front.carries(by)) {
                 rows.extend(self.row(front, by, &mut not_measured));
@@ -169,6 +172,7 @@ impl Slowpath {
         let report = Report {
             rows,
             attack,
+            others: others.part()?,
             not_measured,
         };
         self.show(&report)?;

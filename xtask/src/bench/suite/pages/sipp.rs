@@ -26,6 +26,8 @@ struct Report {
     direct_cps: f64,
     ours_cps: f64,
     ratio: Option<f64>,
+    /// The part of the CPU that other programs had meanwhile.
+    others: Option<f64>,
 }
 
 fn show(result: &Value) -> serde_json::Result<Shown> {
@@ -52,7 +54,7 @@ fn show(result: &Value) -> serde_json::Result<Shown> {
         tables: vec![table],
         promises: vec![report.ratio.map_or_else(
             || Promise::unmeasured(PROMISE),
-            |ratio| Promise::at_least(PROMISE, RATIO, ratio, 2, "×"),
+            |ratio| Promise::at_least(PROMISE, RATIO, ratio, 2, "×").beside(report.others),
         )],
         chart: Chart::of_bars([Bars::new(PAGE.title, "calls/s", 0, bars).at_least()]),
         headlines: vec![Headline {
