@@ -22,7 +22,10 @@ use self::{
     play::Outcome as Played,
     room::Programs,
 };
-use super::unmeasured::Unmeasured;
+use super::{
+    others::{self, Others},
+    unmeasured::Unmeasured,
+};
 use crate::{
     Outcome, program, setup,
     shell::{is_root, say},
@@ -137,6 +140,8 @@ struct Report {
     settings: Settings,
     /// Promises that were not kept.
     broken: Vec<String>,
+    /// The part of the CPU that other programs had meanwhile.
+    others: f64,
     not_measured: Unmeasured,
 }
 
@@ -162,6 +167,7 @@ impl Oslb {
         let minutes = runs.len() as f64 * f64::from(self.seconds + 6) / 60.0;
         say(&format!("{} runs, about {minutes:.0} minutes", runs.len()));
         let (mut cases, mut not_measured) = (Vec::new(), Unmeasured::default());
+        let others = Others::watch()?;
         for (index, run) in runs.iter().copied().enumerate() {
             let played = play::play(programs, run, &settings);
             let Some(played) = not_measured.attempt(run.to_string(), played) else {
@@ -177,8 +183,10 @@ impl Oslb {
             ));
             cases.push(played);
         }
+        let others = others.part()?;
         let report = Report {
-            broken: promise::broken(&cases),
+            broken: others::excuse(promise::broken(&cases), others, &mut not_measured),
+            others,
             cases,
             settings,
             not_measured,

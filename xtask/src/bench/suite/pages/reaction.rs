@@ -22,6 +22,8 @@ struct Report {
     pushes: Option<Times>,
     detections: Option<Times>,
     silence: Option<Times>,
+    /// The part of the CPU that other programs had meanwhile.
+    others: Option<f64>,
 }
 
 #[derive(Deserialize)]
@@ -51,7 +53,7 @@ fn show(result: &Value) -> serde_json::Result<Shown> {
     let promise = |what: String, limit: f64, of: fn(&Times) -> f64, times: &Option<Times>| {
         times.as_ref().map_or_else(
             || Promise::unmeasured(&what),
-            |times| Promise::at_most(&what, limit, of(times), 1, "ms"),
+            |times| Promise::at_most(&what, limit, of(times), 1, "ms").beside(report.others),
         )
     };
     let median = |what: &str, times: &Option<Times>| {
