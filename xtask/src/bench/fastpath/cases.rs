@@ -81,6 +81,14 @@ impl Cases {
         self.subjects.first().context("there is no program to time")
     }
 
+    /// Attaches each program to an interface of its own, so that test runs begin soon. The links have no traffic.
+    pub(super) fn attach(&mut self, interfaces: &[&str]) -> anyhow::Result<()> {
+        for (subject, interface) in self.subjects.iter_mut().zip(interfaces) {
+            subject.attach(interface)?;
+        }
+        Ok(())
+    }
+
     /// Times every case once with each program, cases and programs in a random order.
     pub(super) fn round(&mut self) -> anyhow::Result<()> {
         let frame = UdpFrame::new(

@@ -74,9 +74,9 @@ pub(crate) struct Fastpath {
     /// One JSON object on the last line of stdout instead of the table.
     #[arg(long)]
     json: bool,
-    /// Rounds; the median counts.
-    #[arg(long, default_value_t = 31, value_parser = clap::value_parser!(u32).range(7..=100_000))]
-    rounds: u32,
+    /// Rounds; the median counts. 31 without it, and 101 with --against, whose intervals more rounds make narrow.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(7..=100_000))]
+    rounds: Option<u32>,
     /// Compare with the program of this revision, such as a commit id; 1 if a case is clearly slower.
     #[arg(long, value_name = "REV")]
     against: Option<String>,
@@ -119,7 +119,7 @@ impl Fastpath {
         let lab = Lab::new(1)?;
         say(&format!(
             "{} rounds of {REPEAT} runs each, interleaved",
-            self.rounds
+            self.rounds()
         ));
         let report = lab.enter(Host::Forwarder, || {
             self.measure((&objects.0, &objects.1), revision.as_ref())
@@ -129,6 +129,11 @@ impl Fastpath {
             println!("{}", serde_json::to_string(&report)?);
         }
         Ok(report.not_measured.outcome(report.missed.is_empty()))
+    }
+
+    fn rounds(&self) -> u32 {
+        let alone = if self.against.is_some() { 101 } else { 31 };
+        self.rounds.unwrap_or(alone)
     }
 
     fn measure(
@@ -146,8 +151,9 @@ impl Fastpath {
             subject.prepare(client, AFFINITY_ENTRIES, &slots())?;
         }
         let mut all = Cases::new(subjects, Baseline::load(object)?, helpers)?;
+        all.attach(&["to-client", "to-p1"])?;
         let others = Others::watch()?;
-        for _ in 0..self.rounds {
+        for _ in 0..self.rounds() {
             all.round()?;
         }
         let others = others.part()?;
