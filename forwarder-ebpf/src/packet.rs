@@ -180,13 +180,9 @@ const fn is_vlan(ethertype: u16) -> bool {
 
 #[inline(always)]
 fn parse_v4<S: Source + ?Sized>(frame: &S, ip: usize) -> Result<Network, Verdict> {
-    // Version to TTL and protocol, checksum and source: the whole fixed header is there if its last
-    // bytes are.
-    let destination = frame.u32_at(ip + 16).ok_or(Verdict::IgnoredMalformed)?;
-    let source = frame.u32_at(ip + 12).ok_or(Verdict::IgnoredMalformed)?;
-    let first = frame.u32_at(ip).ok_or(Verdict::IgnoredMalformed)?;
-    let fragment = frame.u32_at(ip + 4).ok_or(Verdict::IgnoredMalformed)?;
-    let third = frame.u16_at(ip + 8).ok_or(Verdict::IgnoredMalformed)?;
+    let [first, fragment, third, source, destination] =
+        v4_words(frame, ip).ok_or(Verdict::IgnoredMalformed)?;
+    let third = third as u16;
     if (third >> 8) as u8 != PROTOCOL_UDP {
         return Err(Verdict::IgnoredNotUdp);
     }
@@ -219,6 +215,23 @@ fn parse_v4<S: Source + ?Sized>(frame: &S, ip: usize) -> Result<Network, Verdict
         traffic_class: (first >> 8) as u8,
         fragment_id: fragment & 0xffff,
     })
+}
+
+/// Returns the five words of an IPv4 header's fixed part, as loaded. All of them are in a block of 32
+/// bytes, which is one comparison with the packet's end; only the shortest packets have no such block.
+#[inline(always)]
+fn v4_words<S: Source + ?Sized>(frame: &S, ip: usize) -> Option<[u32; 5]> {
+    if let Some([a, b, c, _]) = frame.block_at(ip) {
+        return Some([
+            a as u32,
+            (a >> 32) as u32,
+            b as u32,
+            (b >> 32) as u32,
+            c as u32,
+        ]);
+    }
+    let word = |at| frame.u32_at(ip + at);
+    Some([word(0)?, word(4)?, word(8)?, word(12)?, word(16)?])
 }
 
 /// Are all IPv4 options padding (RFC 791) or router alert (RFC 2113), each in a word of its own?

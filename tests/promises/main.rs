@@ -22,6 +22,7 @@ mod takeover;
 mod torture;
 mod transports;
 mod truncation;
+mod upgrade;
 mod verdict_docs;
 mod virtio_net;
 mod way_back;
@@ -50,6 +51,7 @@ fn main() {
         way_back::trials(),
         next_hops::trials(),
         takeover::trials(),
+        upgrade::trials(),
         health::trials(),
         orders::trials(),
         shares::trials(),

@@ -205,25 +205,11 @@ impl FrameSource {
     }
 }
 
-/// The number of this thread, for [`make_real_time`].
+/// Returns the kernel's number of this thread.
 #[must_use]
 pub fn this_thread() -> i32 {
     // SAFETY: takes nothing and cannot fail.
     unsafe { libc::gettid() }
-}
-
-/// Has a thread run before all that has no priority of this kind, or a lower one: other work on the machine then
-/// takes no part in what is measured.
-pub fn make_real_time(thread: i32, priority: i32) -> Result<()> {
-    let parameter = libc::sched_param {
-        sched_priority: priority,
-    };
-    // SAFETY: the parameter lives through the call.
-    match unsafe { libc::sched_setscheduler(thread, libc::SCHED_FIFO, &raw const parameter) } {
-        0 => Ok(()),
-        _ => Err(std::io::Error::last_os_error())
-            .with_context(|| format!("cannot make thread {thread} real-time")),
-    }
 }
 
 fn xdp(ebpf: &Ebpf, program: Kernel) -> Result<&Xdp> {

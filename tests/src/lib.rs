@@ -19,7 +19,7 @@
 //! - [`pace`]: how fast the machine is.
 //! - [`program`]: the XDP program on single packets, without an interface; [`frame_source`]: frames made in the kernel,
 //!   to be timed or sent; [`baseline`]: the program that benches compare with; [`old_program`]: the XDP program of an
-//!   older revision.
+//!   older revision; [`revisions`]: daemons of older revisions, which tests upgrade from.
 //!
 //! Nothing here decides anything about forwarding: expectations live in the tests.
 
@@ -48,6 +48,7 @@ pub mod patches;
 pub mod phone;
 pub mod program;
 pub mod proxy;
+pub mod revisions;
 pub mod sipp;
 pub mod sipsak;
 pub mod stateless;

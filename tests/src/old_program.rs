@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, Map, MapData, xdp::DevMapHash},
-    programs::{ProgramFd, TestRun as _, TestRunOptions, Xdp},
+    programs::{ProgramFd, TestRun as _, TestRunOptions, Xdp, XdpMode},
 };
 use sip_forwarder::{
     config::{Config, Limits},
@@ -134,6 +134,19 @@ impl OldProgram {
         options.data_in = Some(frame);
         options.repeat = repeat;
         Ok(self.test_run(options)?.1)
+    }
+
+    /// Puts the program on an interface of this namespace, natively, for as long as it is loaded.
+    pub fn attach(&mut self, interface: &str) -> Result<()> {
+        let program: &mut Xdp = self
+            .ebpf
+            .program_mut(PROGRAM)
+            .context("the old program is gone")?
+            .try_into()?;
+        program
+            .attach(interface, XdpMode::Driver)
+            .with_context(|| format!("cannot attach the old program to {interface}"))?;
+        Ok(())
     }
 
     /// Returns the program's descriptor, for other programs to call.

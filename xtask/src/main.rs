@@ -61,11 +61,15 @@ struct Build {
     /// Build those of an older revision, such as a commit id, into `target/revisions`, with today's toolchain.
     #[arg(long, value_name = "REV")]
     revision: Option<String>,
+    /// Build the older daemons that tests upgrade from.
+    #[arg(long, conflicts_with = "revision")]
+    pinned: bool,
 }
 
 impl Build {
     fn run(&self) -> anyhow::Result<Outcome> {
         match &self.revision {
+            _ if self.pinned => revision::daemons_to_upgrade_from()?,
             None => program::daemon()?,
             Some(name) => Revision::find(name)?.daemon()?,
         };
@@ -79,12 +83,15 @@ enum Outcome {
     Done,
     /// The thing measured failed.
     Failed,
+    /// Nothing failed, but a part could not be measured.
+    NotMeasured,
 }
 
 fn main() -> ExitCode {
     match perform(Cli::parse().verb) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Failed) => ExitCode::from(1),
+        Ok(Outcome::NotMeasured) => ExitCode::from(3),
         Err(error) => {
             eprintln!("xtask: {error:#}");
             ExitCode::from(2)

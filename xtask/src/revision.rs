@@ -9,6 +9,8 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 
+use sip_forwarder_tests::revisions;
+
 use crate::{
     digest, program,
     setup::{self, Toolchain},
@@ -45,7 +47,7 @@ impl Revision {
             )
         })?;
         let commit = commit.trim().to_owned();
-        let folder = root().join("target/revisions").join(&commit);
+        let folder = folder().join(&commit);
         Ok(Self { commit, folder })
     }
 
@@ -115,9 +117,9 @@ impl Revision {
             return Ok(file);
         }
         say(&format!("building {name} of revision {}", self.short()));
-        let built = build()?;
-        fs::copy(&built, &file)
-            .with_context(|| format!("cannot copy {} to {}", built.display(), file.display()))?;
+        let made = build()?;
+        fs::copy(&made, &file)
+            .with_context(|| format!("cannot copy {} to {}", made.display(), file.display()))?;
         fs::write(&stamp, made_with)
             .with_context(|| format!("cannot write {}", stamp.display()))?;
         Ok(file)
@@ -152,9 +154,23 @@ impl Revision {
     }
 }
 
+/// Builds the daemons that tests upgrade from, unless they are there already, and returns the folder in which tests find
+/// them by [`revisions::FOLDER`].
+pub(crate) fn daemons_to_upgrade_from() -> anyhow::Result<PathBuf> {
+    for (_, commit) in revisions::PINNED {
+        Revision::find(commit)?.daemon()?;
+    }
+    Ok(folder())
+}
+
+/// Returns where the programs of all revisions are kept.
+fn folder() -> PathBuf {
+    root().join("target/revisions")
+}
+
 /// Returns where dependencies of all revisions are built, so that each is built once.
 fn build_folder(name: &str) -> PathBuf {
-    root().join("target/revisions/build").join(name)
+    folder().join("build").join(name)
 }
 
 /// Puts an object where the build script of these sources looks for it.

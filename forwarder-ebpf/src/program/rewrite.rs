@@ -6,11 +6,11 @@ use crate::source::Packet;
 use sip_forwarder_ebpf::{
     abi::{Endpoint, Macs},
     csum::{self, Delta},
-    packet::{Family, Flow},
-    source::Source,
+    packet::{Family, Flow, UDP_LENGTH},
 };
 
-/// Offsets in an IPv4 header.
+/// Length of an IPv4 header without options, and offsets in it.
+const V4_LENGTH: usize = 20;
 const V4_TTL: usize = 8;
 const V4_CHECKSUM: usize = 10;
 const V4_SOURCE: usize = 12;
@@ -39,15 +39,16 @@ pub(crate) fn endpoint(packet: &Packet, flow: &Flow, side: Side, new: &Endpoint)
         Side::Source => &flow.source,
         Side::Destination => &flow.destination,
     };
-    let checksum = packet.u16_at(flow.udp + UDP_CHECKSUM)?;
+    let udp = packet.window::<UDP_LENGTH>(flow.udp)?;
     let addresses = address(packet, flow, side, new)?;
     let delta = addresses.word(old.port.to_wire(), new.port.to_wire());
-    let port = match side {
-        Side::Source => UDP_SOURCE,
-        Side::Destination => UDP_DESTINATION,
-    };
-    packet.store(flow.udp + port, new.port.to_wire())?;
-    packet.store(flow.udp + UDP_CHECKSUM, delta.apply_udp(checksum))
+    match side {
+        Side::Source => udp.store::<_, UDP_SOURCE>(new.port.to_wire()),
+        Side::Destination => udp.store::<_, UDP_DESTINATION>(new.port.to_wire()),
+    }
+    let checksum = udp.load::<u16, UDP_CHECKSUM>();
+    udp.store::<_, UDP_CHECKSUM>(delta.apply_udp(checksum));
+    Some(())
 }
 
 /// Gives the packet another address on one side, and tells what that changes in checksums above IP.
@@ -61,13 +62,13 @@ pub(crate) fn address(packet: &Packet, flow: &Flow, side: Side, new: &Endpoint) 
         Family::V4 => {
             let (from, to) = (old.wire_v4(), new.address.wire_v4());
             let delta = Delta::new().double(from, to);
-            let offset = match side {
-                Side::Source => V4_SOURCE,
-                Side::Destination => V4_DESTINATION,
-            };
-            let checksum = packet.u16_at(flow.ip + V4_CHECKSUM)?;
-            packet.store(flow.ip + V4_CHECKSUM, delta.apply(checksum))?;
-            packet.store(flow.ip + offset, to)?;
+            let ip = packet.window::<V4_LENGTH>(flow.ip)?;
+            let checksum = ip.load::<u16, V4_CHECKSUM>();
+            ip.store::<_, V4_CHECKSUM>(delta.apply(checksum));
+            match side {
+                Side::Source => ip.store::<_, V4_SOURCE>(to),
+                Side::Destination => ip.store::<_, V4_DESTINATION>(to),
+            }
             Some(delta)
         }
         Family::V6 => {
@@ -87,11 +88,13 @@ pub(crate) fn address(packet: &Packet, flow: &Flow, side: Side, new: &Endpoint) 
 pub(crate) fn count_hop(packet: &Packet, flow: &Flow) -> Option<()> {
     match flow.family() {
         Family::V4 => {
-            let old = packet.u16_at(flow.ip + V4_TTL)?;
-            let checksum = packet.u16_at(flow.ip + V4_CHECKSUM)?;
-            let new = old.wrapping_sub(1);
-            packet.store(flow.ip + V4_TTL, new)?;
-            packet.store(flow.ip + V4_CHECKSUM, csum::one_hop_less(checksum))
+            let ip = packet.window::<V4_LENGTH>(flow.ip)?;
+            // The time to live is the lower byte of the word as it is loaded.
+            let old = ip.load::<u16, V4_TTL>();
+            let checksum = ip.load::<u16, V4_CHECKSUM>();
+            ip.store::<_, V4_TTL>(old.wrapping_sub(1));
+            ip.store::<_, V4_CHECKSUM>(csum::one_hop_less(checksum));
+            Some(())
         }
         Family::V6 => packet.store(flow.ip + V6_HOP_LIMIT, flow.time_to_live.wrapping_sub(1)),
     }

@@ -104,11 +104,41 @@ impl Packet {
         Some(())
     }
 
+    /// Returns `N` bytes at `offset`, compared with the packet's end once for all loads and stores in them.
+    /// `None` if they do not lie in the packet.
+    #[inline(always)]
+    pub(crate) fn window<const N: usize>(&self, offset: usize) -> Option<Window<N>> {
+        self.at::<[u8; N]>(offset).map(|place| Window(place.cast()))
+    }
+
     #[inline(always)]
     fn load<T: Copy>(&self, offset: usize) -> Option<T> {
         let place = self.at::<T>(offset)?;
         // SAFETY: `at` has compared the place with the end of the packet; `T` is an integer.
         Some(unsafe { place.read_unaligned() })
+    }
+}
+
+/// Bytes of a packet that are known to be there.
+#[derive(Clone, Copy)]
+pub(crate) struct Window<const N: usize>(*mut u8);
+
+impl<const N: usize> Window<N> {
+    /// Returns the integer at `AT`.
+    #[inline(always)]
+    pub(crate) fn load<T: Copy, const AT: usize>(&self) -> T {
+        const { assert!(AT + size_of::<T>() <= N) };
+        // SAFETY: the assertion keeps it within the window, which `Packet::window` has compared with the
+        // packet's end.
+        unsafe { self.0.add(AT).cast::<T>().read_unaligned() }
+    }
+
+    /// Writes an integer at `AT`.
+    #[inline(always)]
+    pub(crate) fn store<T: Copy, const AT: usize>(&self, value: T) {
+        const { assert!(AT + size_of::<T>() <= N) };
+        // SAFETY: as in `load`, and packets may be written.
+        unsafe { self.0.add(AT).cast::<T>().write_unaligned(value) };
     }
 }
 

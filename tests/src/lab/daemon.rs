@@ -142,6 +142,11 @@ impl Daemon {
             .with_context(|| format!("cannot write {}", self.config.display()))
     }
 
+    /// Makes the next start, and every verb from now on, that of another program: an upgrade.
+    pub fn replace_binary(&mut self, binary: PathBuf) {
+        self.binary = binary;
+    }
+
     /// Sets its clock for the next start, see [`DaemonSpec::clock_behind`].
     pub fn set_clock(&mut self, behind: Option<&'static str>) {
         self.clock_behind = behind;

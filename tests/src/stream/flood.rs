@@ -40,36 +40,68 @@ impl fmt::Debug for Connections {
 }
 
 impl Connections {
-    /// Makes so many, with all handshakes.
+    /// Makes so many, with all handshakes. Nothing is sent, so the first message must come soon: the forwarder closes
+    /// a connection from which none comes within `message_timeout`.
     pub fn open(lab: &Lab, host: Host, target: &Target, count: usize) -> Result<Self> {
-        allow_files(count as u64 + 4_096)?;
+        let mut connections = Self::none(target)?;
+        connections.add(lab, (host, target), count, false)?;
+        Ok(connections)
+    }
+
+    /// Makes so many, each of which has done its share of the work of a message before the next ones are made: an
+    /// OPTIONS to the forwarder itself, and its answer. However long all take, none waits for its first message.
+    pub fn open_used(lab: &Lab, host: Host, target: &Target, count: usize) -> Result<Self> {
+        let mut connections = Self::none(target)?;
+        connections.add(lab, (host, target), count, true)?;
+        Ok(connections)
+    }
+
+    fn none(target: &Target) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let mut carriers = Vec::with_capacity(count);
-        while carriers.len() < count {
-            let now = AT_ONCE.min(count - carriers.len());
+        let (template, number_at) = template(target.transport)?;
+        Ok(Self {
+            runtime,
+            carriers: Vec::new(),
+            template,
+            number_at,
+            next: 0,
+        })
+    }
+
+    fn add(
+        &mut self,
+        lab: &Lab,
+        (host, target): (Host, &Target),
+        count: usize,
+        used: bool,
+    ) -> Result<()> {
+        allow_files(count as u64 + 4_096)?;
+        while self.carriers.len() < count {
+            let first = self.carriers.len();
+            let now = AT_ONCE.min(count - first);
             let sockets = lab.enter(host, || {
                 (0..now)
                     .map(|_| Socket::open_here(target))
                     .collect::<Result<Vec<_>>>()
             })??;
-            let handshakes = sockets
-                .into_iter()
-                .map(|socket| Carrier::new(socket, target));
-            let made = runtime.block_on(futures_util::future::join_all(handshakes));
-            for carrier in made {
-                carriers.push(carrier?);
+            let made = (first..).zip(sockets).map(|(number, socket)| async move {
+                let made = async {
+                    let mut carrier = Carrier::new(socket, target).await?;
+                    if used {
+                        exchange(&mut carrier, number).await?;
+                    }
+                    anyhow::Ok(carrier)
+                };
+                made.await
+                    .with_context(|| format!("connection {number} of {count}"))
+            });
+            for carrier in self.runtime.block_on(futures_util::future::join_all(made)) {
+                self.carriers.push(carrier?);
             }
         }
-        let (template, number_at) = template(target.transport)?;
-        Ok(Self {
-            runtime,
-            carriers,
-            template,
-            number_at,
-            next: 0,
-        })
+        Ok(())
     }
 
     /// How many there are.
@@ -78,31 +110,10 @@ impl Connections {
         self.carriers.len()
     }
 
-    /// Has every connection do its share of the work of a message: an OPTIONS to the forwarder itself, and its answer.
-    pub fn exchange_all(&mut self) -> Result<()> {
-        let Self {
-            runtime, carriers, ..
-        } = self;
-        runtime.block_on(async {
-            for (number, carrier) in carriers.iter_mut().enumerate() {
-                let ask = Message::request("OPTIONS")
-                    .start_line("OPTIONS sip:10.210.255.1 SIP/2.0")
-                    .call_id(&format!("idle-{number}@client"))
-                    .build();
-                carrier.writer.send(&ask).await?;
-                let answered = tokio::time::timeout(ANSWER, carrier.reader.next()).await;
-                let unit = answered.with_context(|| {
-                    format!("connection {number} has no answer within {ANSWER:?}")
-                })??;
-                ensure!(unit.is_some(), "connection {number} was closed");
-            }
-            Ok(())
-        })
-    }
-
-    /// Sends `rate` requests a second for so long, in turn over all connections, from this core. Tells how many were
-    /// sent: fewer if this machine, or the other side, cannot take as many.
-    pub fn send(&mut self, rate: f64, time: Duration, core: usize) -> Result<u64> {
+    /// Sends `rate` requests a second for so long, in turn over all connections, from this core. Returns how many were
+    /// sent, fewer if this machine, or the other side, cannot take as many; and how long that took, which is more if
+    /// the other side was slow to take the last one.
+    pub fn send(&mut self, rate: f64, time: Duration, core: usize) -> Result<(u64, Duration)> {
         thread::scope(|scope| {
             scope
                 .spawn(|| {
@@ -114,7 +125,7 @@ impl Connections {
         })
     }
 
-    fn send_paced(&mut self, rate: f64, time: Duration) -> Result<u64> {
+    fn send_paced(&mut self, rate: f64, time: Duration) -> Result<(u64, Duration)> {
         let Self {
             runtime,
             carriers,
@@ -135,21 +146,39 @@ impl Connections {
                 let number = format!("{next:0DIGITS$}");
                 template[*number_at..*number_at + DIGITS].copy_from_slice(number.as_bytes());
                 let turn = (*next % carriers.len() as u64) as usize;
-                // Whatever does not take it in time is full, and so is the time.
-                let left = time.saturating_sub(start.elapsed());
-                match tokio::time::timeout(left, carriers[turn].writer.send(template)).await {
-                    Ok(result) => result?,
-                    Err(_) => break,
-                }
+                // A message is sent to its end, also after the time: half of one would be read as the beginning of the
+                // next, and the forwarder would close the connection.
+                let written = carriers[turn].writer.send(template);
+                tokio::time::timeout(time + STUCK, written)
+                    .await
+                    .with_context(|| format!("connection {turn} took no message in {STUCK:?}"))??;
                 sent += 1;
             }
-            Ok(sent)
+            Ok((sent, start.elapsed().max(time)))
         })
     }
 }
 
+/// Sends an OPTIONS for the forwarder itself and waits for the answer.
+async fn exchange(carrier: &mut Carrier, number: usize) -> Result<()> {
+    let ask = Message::request("OPTIONS")
+        .start_line("OPTIONS sip:10.210.255.1 SIP/2.0")
+        .call_id(&format!("idle-{number}@client"))
+        .build();
+    carrier.writer.send(&ask).await?;
+    let answered = tokio::time::timeout(ANSWER, carrier.reader.next()).await;
+    let unit = answered.with_context(|| format!("no answer within {ANSWER:?}"))??;
+    ensure!(
+        unit.is_some(),
+        "the other side closed it instead of an answer"
+    );
+    Ok(())
+}
+
+/// How long the other side may take no message at all.
+const STUCK: Duration = Duration::from_secs(20);
 /// How long an answer may take.
-const ANSWER: Duration = Duration::from_secs(10);
+const ANSWER: Duration = Duration::from_secs(30);
 
 fn template(transport: Transport) -> Result<(Vec<u8>, usize)> {
     let via = format!(

@@ -8,6 +8,7 @@ mod growth;
 mod heartbeats;
 mod interval;
 mod oslb;
+mod others;
 mod peers;
 mod pps;
 mod reaction;
@@ -15,6 +16,7 @@ mod sipp;
 mod slowpath;
 mod suite;
 mod timings;
+mod unmeasured;
 
 use clap::{Args, Subcommand};
 

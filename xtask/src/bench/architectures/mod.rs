@@ -21,6 +21,10 @@ use sip_forwarder_tests::{
 
 use self::server::{Architecture, Task};
 use super::slowpath::search::{Excess, Measured, search};
+use super::{
+    others::{self, Others},
+    unmeasured::Unmeasured,
+};
 use crate::{
     Outcome, program, setup,
     shell::{is_root, say},
@@ -106,6 +110,10 @@ struct Report {
     rows: Vec<Row>,
     rounds: u32,
     cores: usize,
+    /// The part of the CPU that other programs had meanwhile.
+    others: f64,
+    broken: Vec<String>,
+    not_measured: Unmeasured,
 }
 
 impl Architectures {
@@ -131,18 +139,27 @@ impl Architectures {
         let lab = Lab::new(CORES as u8)?;
         // Servers, generators and sinks are started from here.
         take_precedence(0, Precedence::Program)?;
+        let others = Others::watch()?;
+        let mut not_measured = Unmeasured::default();
         for round in 0..self.rounds {
             samples.rotate_left(usize::from(round > 0));
             for one in &mut samples {
-                self.sample(&lab, &program, one)?;
+                let part = format!("{}, round {}", one.architecture.name(), round + 1);
+                not_measured.attempt(part, self.sample(&lab, &program, one));
             }
             say(&format!("round {} of {}", round + 1, self.rounds));
         }
         samples.sort_by_key(|one| wanted.iter().position(|a| *a == one.architecture));
+        let rows: Vec<Row> = samples.iter().filter_map(Samples::row).collect();
+        let others = others.part()?;
+        let faults = broken(&rows).into_iter().collect();
         self.show(&Report {
-            rows: samples.iter().map(Samples::row).collect(),
+            broken: others::excuse(faults, others, &mut not_measured),
+            others,
+            rows,
             rounds: self.rounds,
             cores: CORES,
+            not_measured,
         })
     }
 
@@ -177,17 +194,14 @@ impl Architectures {
                 row.us_per_message_spread / 2.0,
             );
         }
-        let fault = broken(&report.rows);
-        if let Some(fault) = &fault {
+        for fault in &report.broken {
             eprintln!("not kept: {fault}");
         }
         if self.json {
             println!("{}", serde_json::to_string(report)?);
         }
-        Ok(match fault {
-            None => Outcome::Done,
-            Some(_) => Outcome::Failed,
-        })
+        report.not_measured.show();
+        Ok(report.not_measured.outcome(report.broken.is_empty()))
     }
 }
 
@@ -220,16 +234,20 @@ impl Samples {
         }
     }
 
-    fn row(&self) -> Row {
+    /// Returns what all rounds come to; nothing if no round could be measured.
+    fn row(&self) -> Option<Row> {
+        if self.rates.is_empty() {
+            return None;
+        }
         let (messages_per_s, messages_per_s_spread) = super::median(&self.rates);
         let (us_per_message, us_per_message_spread) = super::median(&self.costs);
-        Row {
+        Some(Row {
             architecture: self.architecture,
             messages_per_s,
             us_per_message,
             messages_per_s_spread,
             us_per_message_spread,
-        }
+        })
     }
 }
 

@@ -81,6 +81,14 @@ impl Cases {
         self.subjects.first().context("there is no program to time")
     }
 
+    /// Attaches each program to an interface of its own, so that test runs begin soon. The links have no traffic.
+    pub(super) fn attach(&mut self, interfaces: &[&str]) -> anyhow::Result<()> {
+        for (subject, interface) in self.subjects.iter_mut().zip(interfaces) {
+            subject.attach(interface)?;
+        }
+        Ok(())
+    }
+
     /// Times every case once with each program, cases and programs in a random order.
     pub(super) fn round(&mut self) -> anyhow::Result<()> {
         let frame = UdpFrame::new(
@@ -94,11 +102,11 @@ impl Cases {
         let mut order: Vec<usize> = (0..self.timed.len()).collect();
         self.dice.shuffle(&mut order);
         for at in order {
-            let timed = &mut self.timed[at];
-            let times = timed
+            let case = &mut self.timed[at];
+            let times = case
                 .what
                 .times(&self.subjects, baseline_ns, &mut self.dice)?;
-            for (timings, time) in timed.timings.iter_mut().zip(times) {
+            for (timings, time) in case.timings.iter_mut().zip(times) {
                 timings.push(time);
             }
         }

@@ -103,6 +103,16 @@ impl Subject {
         Ok(time.as_nanos() as f64)
     }
 
+    /// Puts the program on an interface of this namespace. The kernel calls programs that are attached by a table; one
+    /// that is not is put into the table for each test run, which waits for all CPUs twice: milliseconds, which are
+    /// not timed, for microseconds that are.
+    pub(super) fn attach(&mut self, interface: &str) -> anyhow::Result<()> {
+        match self {
+            Self::Present(program) => program.attach(interface).map(drop),
+            Self::Old(program) => program.attach(interface),
+        }
+    }
+
     /// Has a source of frames give them to this program.
     pub(super) fn take_from(&self, source: &mut FrameSource) -> anyhow::Result<()> {
         source.give_to(match self {

@@ -29,6 +29,7 @@ pub(super) struct Memory {
 }
 
 /// Both for every size.
+#[derive(Default)]
 pub(super) struct Rings {
     pub(super) figures: Vec<Figure>,
     pub(super) memory: Vec<Memory>,

@@ -18,6 +18,10 @@ use self::{
     daemon::Rings,
     points::{BYTES, Point},
 };
+use super::{
+    others::{self, Others},
+    unmeasured::Unmeasured,
+};
 use crate::{
     Outcome, program, setup,
     shell::{is_root, say},
@@ -62,7 +66,10 @@ struct Report {
     baseline_ns: f64,
     ns_per_byte: f64,
     memory: Vec<daemon::Memory>,
+    /// The part of the CPU that other programs had meanwhile.
+    others: f64,
     missed: Vec<String>,
+    not_measured: Unmeasured,
 }
 
 impl Growth {
@@ -74,8 +81,13 @@ impl Growth {
         let sip_forwarder = program::daemon()?;
         let (object, helpers) = (program::program()?, program::bench_programs()?);
         say("measuring the daemon's rings");
-        let rings = Rings::measure(&sip_forwarder, self.rounds)?;
+        let mut not_measured = Unmeasured::default();
+        let rings = Rings::measure(&sip_forwarder, self.rounds);
+        let rings = not_measured
+            .attempt("the daemon's rings", rings)
+            .unwrap_or_default();
         let lab = Lab::new(1)?;
+        let others = Others::watch()?;
         let (mut series, baseline_ns) = lab.enter(Host::Forwarder, || {
             say("loading the program for every size");
             let baseline = Baseline::load(&helpers)?;
@@ -89,8 +101,11 @@ impl Growth {
         })??;
         let ns_per_byte = slope(&series, BYTES);
         series.extend(rings.figures);
+        let others = others.part()?;
         let report = Report {
-            missed: missed(&series, ns_per_byte),
+            missed: others::excuse(missed(&series, ns_per_byte), others, &mut not_measured),
+            others,
+            not_measured,
             series,
             baseline_ns,
             ns_per_byte,
@@ -100,11 +115,7 @@ impl Growth {
         if self.json {
             println!("{}", serde_json::to_string(&report)?);
         }
-        Ok(if report.missed.is_empty() {
-            Outcome::Done
-        } else {
-            Outcome::Failed
-        })
+        Ok(report.not_measured.outcome(report.missed.is_empty()))
     }
 }
 
@@ -127,9 +138,11 @@ impl Report {
                 memory.peak_bytes as f64 / 1e6
             );
         }
+        eprintln!("other programs had {:.0} % of the CPU", self.others * 100.0);
         for missed in &self.missed {
             eprintln!("NOT MET: {missed}");
         }
+        self.not_measured.show();
     }
 }
 

@@ -13,6 +13,10 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use self::room::{Measured, Room};
+use super::{
+    others::{self, Others},
+    unmeasured::Unmeasured,
+};
 use crate::{
     Outcome, setup,
     shell::{is_root, say},
@@ -92,9 +96,15 @@ impl fmt::Display for Front {
 /// What one box cost, round by round.
 struct Samples {
     front: Front,
-    calls: Vec<f64>,
-    invites: Vec<f64>,
-    lost: Vec<f64>,
+    rounds: Vec<Option<Sample>>,
+}
+
+/// What one box cost in one round.
+#[derive(Clone, Copy)]
+struct Sample {
+    call: f64,
+    invite: f64,
+    lost: f64,
 }
 
 #[derive(Serialize)]
@@ -122,6 +132,9 @@ struct Report {
     invites_per_s: u32,
     /// The promises that were not kept, in words.
     broken: Vec<String>,
+    /// The part of the CPU that other programs had meanwhile.
+    others: f64,
+    not_measured: Unmeasured,
 }
 
 impl Peers {
@@ -137,29 +150,35 @@ impl Peers {
             &self.boxes
         };
         let mut samples: Vec<Samples> = boxes.iter().map(|front| Samples::new(*front)).collect();
+        let others = Others::watch()?;
+        let mut not_measured = Unmeasured::default();
         for round in 0..self.rounds {
             // Each round begins with another box: what comes in waves does not meet the same one.
             samples.rotate_left(usize::from(round > 0));
             for one in &mut samples {
-                self.sample(&room, one)?;
+                let part = format!("{}, round {}", one.front, round + 1);
+                let sample = self.sample(&room, one.front);
+                one.rounds.push(not_measured.attempt(part, sample));
             }
             say(&format!("round {} of {}", round + 1, self.rounds));
         }
         samples.sort_by_key(|one| boxes.iter().position(|front| *front == one.front));
         let rows = rows(&samples);
+        let others = others.part()?;
         let report = Report {
-            broken: promise::broken(&rows),
+            broken: others::excuse(promise::broken(&rows), others, &mut not_measured),
+            others,
             rows,
             links: self.links,
             rounds: self.rounds,
             calls_per_s: self.rate,
             invites_per_s: self.invites,
+            not_measured,
         };
         self.show(&report)
     }
 
-    fn sample(&self, room: &Room, samples: &mut Samples) -> anyhow::Result<()> {
-        let front = samples.front;
+    fn sample(&self, room: &Room, front: Front) -> anyhow::Result<Sample> {
         let time = Duration::from_secs(self.seconds);
         let standing = room.stand_up(front)?;
         let call = tried(|| room.calls(&standing, self.rate, time))
@@ -172,10 +191,11 @@ impl Peers {
             microseconds(invite.cost),
             call.lost.max(invite.lost) * 100.0
         ));
-        samples.calls.push(microseconds(call.cost));
-        samples.invites.push(microseconds(invite.cost));
-        samples.lost.push(call.lost.max(invite.lost));
-        Ok(())
+        Ok(Sample {
+            call: microseconds(call.cost),
+            invite: microseconds(invite.cost),
+            lost: call.lost.max(invite.lost),
+        })
     }
 
     fn show(&self, report: &Report) -> anyhow::Result<Outcome> {
@@ -183,14 +203,11 @@ impl Peers {
         for promise in &report.broken {
             eprintln!("not kept: {promise}");
         }
+        report.not_measured.show();
         if self.json {
             println!("{}", serde_json::to_string(report)?);
         }
-        Ok(if report.broken.is_empty() {
-            Outcome::Done
-        } else {
-            Outcome::Failed
-        })
+        Ok(report.not_measured.outcome(report.broken.is_empty()))
     }
 }
 
@@ -217,37 +234,51 @@ impl Samples {
     fn new(front: Front) -> Self {
         Self {
             front,
-            calls: Vec::new(),
-            invites: Vec::new(),
-            lost: Vec::new(),
+            rounds: Vec::new(),
         }
     }
 
-    fn row(&self, direct: Option<&Self>) -> Row {
-        let (us_per_call, us_per_call_spread) = super::median(&self.calls);
-        let (us_per_invite, us_per_invite_spread) = super::median(&self.invites);
-        Row {
+    /// Returns what all rounds come to; nothing if no round could be measured.
+    fn row(&self, direct: Option<&Self>) -> Option<Row> {
+        let all =
+            |of: fn(&Sample) -> f64| -> Vec<f64> { self.rounds.iter().flatten().map(of).collect() };
+        if all(|sample| sample.call).is_empty() {
+            return None;
+        }
+        let (us_per_call, us_per_call_spread) = super::median(&all(|sample| sample.call));
+        let (us_per_invite, us_per_invite_spread) = super::median(&all(|sample| sample.invite));
+        let to_direct = |of| direct.and_then(|direct| ratio(&self.rounds, &direct.rounds, of));
+        Some(Row {
             front: self.front,
             us_per_call,
             us_per_invite,
             us_per_call_spread,
             us_per_invite_spread,
-            call_to_direct: direct.map(|direct| ratio(&self.calls, &direct.calls)),
-            invite_to_direct: direct.map(|direct| ratio(&self.invites, &direct.invites)),
-            lost: super::median(&self.lost).0,
-        }
+            call_to_direct: to_direct(|sample| sample.call),
+            invite_to_direct: to_direct(|sample| sample.invite),
+            lost: super::median(&all(|sample| sample.lost)).0,
+        })
     }
 }
 
 fn rows(samples: &[Samples]) -> Vec<Row> {
     let direct = samples.iter().find(|one| one.front == Front::Direct);
-    samples.iter().map(|one| one.row(direct)).collect()
+    samples.iter().filter_map(|one| one.row(direct)).collect()
 }
 
 /// The median of the rounds' ratios: what else this machine does, it does to both of a round.
-fn ratio(ours: &[f64], baseline: &[f64]) -> f64 {
-    let ratios: Vec<f64> = ours.iter().zip(baseline).map(|(a, b)| a / b).collect();
-    super::median(&ratios).0
+/// Rounds in which one of the two could not be measured do not count.
+fn ratio(
+    ours: &[Option<Sample>],
+    direct: &[Option<Sample>],
+    of: fn(&Sample) -> f64,
+) -> Option<f64> {
+    let ratios: Vec<f64> = ours
+        .iter()
+        .zip(direct)
+        .filter_map(|(ours, direct)| Some(of(ours.as_ref()?) / of(direct.as_ref()?)))
+        .collect();
+    (!ratios.is_empty()).then(|| super::median(&ratios).0)
 }
 
 fn table(report: &Report) -> String {
@@ -275,4 +306,34 @@ fn table(report: &Report) -> String {
         );
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Front, Sample, Samples, rows};
+
+    #[test]
+    fn a_round_without_one_of_the_two_is_left_out() {
+        let samples = |front, costs: &[Option<f64>]| Samples {
+            front,
+            rounds: costs
+                .iter()
+                .map(|cost| {
+                    cost.map(|call| Sample {
+                        call,
+                        invite: call,
+                        lost: 0.0,
+                    })
+                })
+                .collect(),
+        };
+        let rows = rows(&[
+            samples(Front::Ours, &[Some(1.0), None, Some(6.0)]),
+            samples(Front::Direct, &[Some(2.0), Some(1.0), Some(3.0)]),
+            samples(Front::Nginx, &[None, None, None]),
+        ]);
+        assert_eq!(rows.len(), 2);
+        // The later one of two in the middle.
+        assert_eq!(rows[0].call_to_direct, Some(2.0));
+    }
 }

@@ -1,7 +1,7 @@
-//! Frames from all cores at once, and how many of them arrive.
+//! Frames from all cores at once, how fast they arrive, and how many.
 
 use std::{
-    sync::mpsc::{self, Sender},
+    sync::mpsc::{self, Receiver, Sender},
     thread,
     time::{Duration, Instant},
 };
@@ -9,18 +9,25 @@ use std::{
 use anyhow::ensure;
 use core_affinity::CoreId;
 use sip_forwarder_tests::{
-    frame_source::{FrameSource, make_real_time, this_thread},
+    flood::{Precedence, take_precedence},
+    frame_source::{FrameSource, this_thread},
     lab::{Host, Lab},
 };
+
+use super::windows::{Sample, rate};
 
 /// Frames in flight: a quarter of what a veth's queue holds.
 const BATCH: u32 = 64;
 /// What is under way may take this long.
 const DRAIN: Duration = Duration::from_secs(2);
-/// How long all frames of a round may take.
-const PATIENCE: Duration = Duration::from_mins(1);
+/// The pause between two looks at what has arrived.
+const LOOK: Duration = Duration::from_millis(1);
 
-/// Sends from all cores at once, to the end. The rate is that of the time in which all cores send.
+/// Sends from all cores at once, to the end, and returns the rate at which frames arrived while all cores sent.
+///
+/// The threads that make frames and the one that watches run before all others, by a priority that leaves the kernel's
+/// own threads some time: what a test run does before it begins waits for them, and with a real-time priority on one core
+/// the other core does not begin before the first has ended. Frames that another core finished do not count.
 pub(super) fn send(
     (lab, host): (&Lab, Host),
     ends: &FrameSource,
@@ -28,78 +35,65 @@ pub(super) fn send(
     frames: u32,
 ) -> anyhow::Result<f64> {
     let before = ends.arrived()?;
-    let from = |(core, generator): &(CoreId, FrameSource), report: Sender<i32>| {
-        ensure!(
-            core_affinity::set_for_current(*core),
-            "cannot pin a thread to core {}",
-            core.id
-        );
-        // Whoever waits for it fails if it ends before.
-        let _ = report.send(this_thread());
-        generator.send(frames, BATCH)
+    let arrived = || {
+        let now = ends.arrived()?;
+        let count = |(core, _): &(CoreId, FrameSource)| now[core.id] - before[core.id];
+        anyhow::Ok(generators.iter().map(count).collect::<Vec<u64>>())
     };
-    lab.enter(host, || {
-        let (report, begun) = mpsc::channel();
-        // Threads are begun in here, so that they are in the namespace.
+    let samples = lab.enter(host, || {
+        take_precedence(this_thread().cast_unsigned(), Precedence::Card)?;
+        // Threads are begun in here, so that they are in the namespace and have that priority.
         thread::scope(|scope| {
+            let (done, finished) = mpsc::channel();
             let threads: Vec<_> = generators
                 .iter()
                 .map(|generator| {
-                    let report = report.clone();
-                    scope.spawn(|| from(generator, report))
+                    let done = done.clone();
+                    scope.spawn(|| generate(generator, frames, done))
                 })
                 .collect();
-            drop(report);
-            let cores: Vec<usize> = generators.iter().map(|(core, _)| core.id).collect();
-            let rate = watch(
-                &begun,
-                threads.len(),
-                || {
-                    let now = ends.arrived()?;
-                    Ok(cores.iter().map(|&core| now[core] - before[core]).collect())
-                },
-                frames,
-            );
+            drop(done);
+            let samples = watch(&finished, arrived);
             for thread in threads {
                 thread
                     .join()
                     .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
             }
-            rate
+            samples
         })
-    })?
+    })??;
+    rate(&samples, frames.into())
 }
 
-/// The rate at which frames arrive from the moment all cores send until one has sent most of its frames.
-///
-/// Threads that make frames get a real-time priority only when they do: what a test run does before it begins
-/// waits for the kernel's housekeeping, which has none.
-fn watch(
-    begun: &mpsc::Receiver<i32>,
-    cores: usize,
-    arrived: impl Fn() -> anyhow::Result<Vec<u64>>,
+/// Sends all frames of one core. `_done` is dropped at the end, which the watching thread notices.
+fn generate(
+    (core, generator): &(CoreId, FrameSource),
     frames: u32,
-) -> anyhow::Result<f64> {
-    const LOOK: Duration = Duration::from_millis(1);
-    let deadline = Instant::now() + PATIENCE;
-    let threads: Vec<i32> = begun.iter().take(cores).collect();
-    make_real_time(this_thread(), 2)?;
-    while !arrived()?.iter().all(|&count| count > 0) {
-        ensure!(Instant::now() < deadline, "not every core's frames arrive");
-        thread::sleep(LOOK);
-    }
-    for thread in threads {
-        make_real_time(thread, 1)?;
-    }
-    let (start, first) = (Instant::now(), arrived()?);
+    _done: Sender<()>,
+) -> anyhow::Result<()> {
+    ensure!(
+        core_affinity::set_for_current(*core),
+        "cannot pin a thread to core {}",
+        core.id
+    );
+    generator.send(frames, BATCH)
+}
+
+/// Looks at what has arrived again and again, until all threads have sent everything.
+fn watch(
+    finished: &Receiver<()>,
+    arrived: impl Fn() -> anyhow::Result<Vec<u64>>,
+) -> anyhow::Result<Vec<Sample>> {
+    let mut samples = Vec::new();
     loop {
-        thread::sleep(LOOK);
-        let (now, last) = (Instant::now(), arrived()?);
-        if last.iter().any(|&count| count > u64::from(frames) * 4 / 5) {
-            let came = last.iter().sum::<u64>() - first.iter().sum::<u64>();
-            return Ok(came as f64 / (now - start).as_secs_f64());
+        let counts = arrived()?;
+        samples.push(Sample {
+            at: Instant::now(),
+            counts,
+        });
+        if finished.recv_timeout(LOOK) == Err(mpsc::RecvTimeoutError::Disconnected) {
+            return Ok(samples);
         }
-        ensure!(now < deadline, "no core's frames arrive in time");
     }
 }
 

@@ -20,6 +20,10 @@ use self::{
     room::Room,
     traffic::{RATE, Traffic},
 };
+use super::{
+    others::{self, Others},
+    unmeasured::Unmeasured,
+};
 use crate::{
     Outcome, program, setup,
     shell::{is_root, say},
@@ -51,11 +55,15 @@ pub(crate) struct Reaction {
 #[derive(Serialize)]
 struct Report {
     /// From asking for another weight.
-    pushes: Times,
+    pushes: Option<Times>,
     /// From the end of the proxy's process.
-    detections: Times,
+    detections: Option<Times>,
     /// From the end of all that comes from the proxy's host.
-    silence: Times,
+    silence: Option<Times>,
+    /// The part of the CPU that other programs had meanwhile.
+    others: f64,
+    missed: Vec<String>,
+    not_measured: Unmeasured,
 }
 
 #[derive(Serialize)]
@@ -75,26 +83,34 @@ impl Reaction {
         let mut room = Room::start(&daemon, &program::bench_programs()?)?;
         let traffic = Traffic::start(&room.lab)?;
         say(&format!("{RATE} new calls/s, {} rounds each", self.rounds));
+        let others = Others::watch()?;
+        let mut not_measured = Unmeasured::default();
+        let pushes = self.pushes(&room, &traffic);
+        let pushes = not_measured.attempt("pushed weights", pushes);
+        let detections = self.deaths(&mut room, &traffic, Room::kill_process, Room::start_process);
+        let detections = not_measured.attempt("killed processes", detections);
+        let silence = self.deaths(&mut room, &traffic, Room::kill_agent, Room::start_agent);
+        let silence = not_measured.attempt("silent hosts", silence);
+        let others = others.part()?;
+        let too_slow = too_slow([&pushes, &detections, &silence]);
         let report = Report {
-            pushes: self.pushes(&room, &traffic)?,
-            detections: self.deaths(
-                &mut room,
-                &traffic,
-                Room::kill_process,
-                Room::start_process,
-            )?,
-            silence: self.deaths(&mut room, &traffic, Room::kill_agent, Room::start_agent)?,
+            pushes,
+            detections,
+            silence,
+            missed: others::excuse(too_slow, others, &mut not_measured),
+            others,
+            not_measured,
         };
         if self.json {
             println!("{}", serde_json::to_string(&report)?);
         } else {
             print!("{}", table(&report));
         }
-        Ok(if report.holds() {
-            Outcome::Done
-        } else {
-            Outcome::Failed
-        })
+        for missed in &report.missed {
+            eprintln!("not kept: {missed}");
+        }
+        report.not_measured.show();
+        Ok(report.not_measured.outcome(report.missed.is_empty()))
     }
 
     /// Whoever has the calls becomes light again, and the next one heavy, by turns: each push moves them.
@@ -131,19 +147,43 @@ impl Reaction {
             let victim = traffic.settled()?;
             thread::sleep(INTERVAL * round / self.rounds);
             let begin = die(room, victim)?;
-            times.push(traffic.left_after(victim, begin)?);
+            let left = traffic.left_after(victim, begin);
             come_back(room, victim)?;
+            times.push(left?);
         }
         Ok(Times::of(times))
     }
 }
 
-impl Report {
-    fn holds(&self) -> bool {
-        self.pushes.max_ms <= PUSH_MS
-            && self.detections.median_ms <= DETECTION_MS
-            && self.silence.median_ms <= DETECTION_MS
-    }
+/// The promises that pushes, dead processes and silent hosts do not keep, in words.
+fn too_slow([pushes, detections, silence]: [&Option<Times>; 3]) -> Vec<String> {
+    let over = |what: &str, times: &Option<Times>, of: fn(&Times) -> f64, limit: f64| {
+        let ms = of(times.as_ref()?);
+        (ms > limit).then(|| format!("{what}: {ms:.1} ms, more than {limit:.0}"))
+    };
+    [
+        over(
+            "the longest after a pushed weight",
+            pushes,
+            |times| times.max_ms,
+            PUSH_MS,
+        ),
+        over(
+            "the median after a killed process",
+            detections,
+            |times| times.median_ms,
+            DETECTION_MS,
+        ),
+        over(
+            "the median after a silent host",
+            silence,
+            |times| times.median_ms,
+            DETECTION_MS,
+        ),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 impl Times {
@@ -160,7 +200,10 @@ impl Times {
 }
 
 fn table(report: &Report) -> String {
-    let row = |name: &str, times: &Times| {
+    let row = |name: &str, times: &Option<Times>| {
+        let Some(times) = times else {
+            return format!("{name:<34}{:>8}\n", "not measured");
+        };
         format!(
             "{name:<34}{:>8}{:>12.1}{:>12.1}\n",
             times.rounds, times.median_ms, times.max_ms
@@ -176,4 +219,23 @@ fn table(report: &Report) -> String {
         row("  the proxy's process was killed", &report.detections),
         row("  the proxy's host fell silent", &report.silence),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Times, too_slow};
+
+    #[test]
+    fn the_longest_push_and_the_median_death_are_judged() {
+        let times = |median_ms: f64, max_ms: f64| {
+            Some(Times {
+                rounds: 20,
+                median_ms,
+                max_ms,
+            })
+        };
+        let (good, bad) = (times(5.0, 900.0), times(351.0, 380.0));
+        assert!(too_slow([&times(3.0, 50.0), &good, &None]).is_empty());
+        assert_eq!(too_slow([&good, &bad, &bad]).len(), 3);
+    }
 }

@@ -27,6 +27,7 @@ use self::{
     search::{Excess, Measured, search},
     streams::Idle,
 };
+use super::{others::Others, unmeasured::Unmeasured};
 use crate::{
     Outcome, program, setup,
     shell::{is_root, say},
@@ -143,6 +144,9 @@ struct Row {
 struct Report {
     rows: Vec<Row>,
     attack: Option<Attacked>,
+    /// The part of the CPU that other programs had meanwhile.
+    others: f64,
+    not_measured: Unmeasured,
 }
 
 impl Slowpath {
@@ -152,26 +156,46 @@ impl Slowpath {
         }
         setup::lab_programs()?;
         let boxes = chosen(&self.boxes);
-        let mut rows = Vec::new();
+        let (mut rows, mut not_measured) = (Vec::new(), Unmeasured::default());
+        let others = Others::watch()?;
         for &by in chosen(&self.transports) {
             for &front in boxes.iter().filter(|front| front.carries(by)) {
-                say(&format!(
-                    "measuring {} over {}",
-                    front.name(),
-                    by.transport()
-                ));
-                rows.push(match by {
-                    By::Udp => self.measure(front)?,
-                    _ => streams::measure(front, by.transport(), self.time())?,
-                });
+                rows.extend(self.row(front, by, &mut not_measured));
             }
         }
         let ours = boxes.contains(&Front::Ours);
-        let attack = (ours && !self.no_attack)
-            .then(attack::measure)
-            .transpose()?;
-        self.show(&Report { rows, attack })?;
-        Ok(Outcome::Done)
+        let attack = if ours && !self.no_attack {
+            not_measured.attempt("calls beside attackers", attack::measure())
+        } else {
+            None
+        };
+        let report = Report {
+            rows,
+            attack,
+            others: others.part()?,
+            not_measured,
+        };
+        self.show(&report)?;
+        Ok(report.not_measured.outcome(true))
+    }
+
+    /// One box over one transport, and what idle connections cost there.
+    fn row(&self, front: Front, by: By, not_measured: &mut Unmeasured) -> Option<Row> {
+        let transport = by.transport();
+        let part = format!("{} over {transport}", front.name());
+        say(&format!("measuring {part}"));
+        let has_idle = front == Front::Ours && by != By::Udp;
+        let idle = has_idle
+            .then(|| streams::measure_idle(transport))
+            .and_then(|idle| {
+                not_measured.attempt(format!("idle connections over {transport}"), idle)
+            });
+        let row = match by {
+            By::Udp => self.measure(front),
+            _ => streams::measure(front, transport, self.time()),
+        };
+        let row = not_measured.attempt(part, row)?;
+        Some(Row { idle, ..row })
     }
 
     fn time(&self) -> Duration {
@@ -217,6 +241,9 @@ impl Slowpath {
         }
         if let Some(attack) = &report.attack {
             println!("{attack}");
+        }
+        for line in report.not_measured.lines() {
+            println!("{line}");
         }
         Ok(())
     }

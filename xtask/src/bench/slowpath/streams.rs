@@ -54,10 +54,6 @@ impl fmt::Display for Idle {
 
 /// One box, over one transport.
 pub(super) fn measure(front: Front, transport: Transport, time: Duration) -> anyhow::Result<Row> {
-    let idle = match front {
-        Front::Ours => Some(measure_idle(transport)?),
-        _ => None,
-    };
     let lab = Lab::new(1)?;
     let (standing, target) = start(&lab, front, transport)?;
     let pids = standing.pids();
@@ -74,7 +70,7 @@ pub(super) fn measure(front: Front, transport: Transport, time: Duration) -> any
         msgs_per_s: best.rate(),
         us_per_msg: best.cpu_per_message().as_secs_f64() * 1e6,
         limited_by,
-        idle,
+        idle: None,
     })
 }
 
@@ -126,14 +122,14 @@ pub(super) fn ours(lab: &Lab, transport: Transport) -> anyhow::Result<(Daemon, T
     Ok((Daemon::start(lab, &spec)?, target))
 }
 
-fn measure_idle(transport: Transport) -> anyhow::Result<Idle> {
+/// What connections without traffic cost the daemon.
+pub(super) fn measure_idle(transport: Transport) -> anyhow::Result<Idle> {
     let lab = Lab::new(1)?;
     let (daemon, target) = ours(&lab, transport)?;
     let pid = daemon.pid().context("the daemon has ended")?;
     let memory = || process_tree::resident(pid).context("the daemon has ended");
     let before = memory()?;
-    let mut connections = Connections::open(&lab, Host::Client, &target, IDLE)?;
-    connections.exchange_all()?;
+    let connections = Connections::open_used(&lab, Host::Client, &target, IDLE)?;
     let grown = memory()?.saturating_sub(before);
     let idle = Idle {
         idle_connections: connections.count(),
@@ -157,7 +153,7 @@ impl Traffic {
 
     fn measure(&mut self, rate: f64, time: Duration) -> anyhow::Result<Measured> {
         let (cpu, before) = (self.cpu()?, self.sink.arrived());
-        let sent = self.connections.send(rate, time, TRAFFIC_CORE)?;
+        let (sent, time) = self.connections.send(rate, time, TRAFFIC_CORE)?;
         std::thread::sleep(DRAIN);
         let measured = Measured {
             wanted: rate,

@@ -72,7 +72,8 @@ fn judge(status: ExitStatus, printed: &[u8], said: String, run: Run) -> Saved {
     let (end, reason) = match (status.code(), &result) {
         (Some(0), Some(_)) => (End::Done, None),
         (Some(1), Some(_)) => (End::Failed, None),
-        (Some(0 | 1), None) => (
+        (Some(3), Some(_)) => (End::NotMeasured, None),
+        (Some(0 | 1 | 3), None) => (
             End::CouldNotRun,
             Some("it printed no JSON object on its last line".to_owned()),
         ),
@@ -128,6 +129,7 @@ mod tests {
     #[test]
     fn the_exit_status_tells_the_end() {
         assert_eq!(judged(1, "{}").end, End::Failed);
+        assert_eq!(judged(3, "{}").end, End::NotMeasured);
         let silent = judged(0, "no object");
         assert_eq!(silent.end, End::CouldNotRun);
         let without_root = judged(2, "");

@@ -149,6 +149,13 @@ fn section_blocks(section: &Section, machine: Option<&Machine>) -> Vec<String> {
             blocks.push(promises(&shown.promises).markdown().trim_end().to_owned());
         }
     }
+    if !section.not_measured.is_empty() {
+        let mut table = Table::new(["not measured", "why"]);
+        for part in &section.not_measured {
+            table.push([&part.part, &part.why]);
+        }
+        blocks.push(table.markdown().trim_end().to_owned());
+    }
     blocks.push(wrapped(&origin(page.name, &section.saved)));
     let other = section
         .saved
@@ -166,7 +173,11 @@ fn section_blocks(section: &Section, machine: Option<&Machine>) -> Vec<String> {
 fn promises(promises: &[Promise]) -> Table {
     let mut table = Table::new(["promise", "wanted", "found", ""]);
     for promise in promises {
-        let kept = if promise.kept { "kept" } else { "**not kept**" };
+        let kept = match (promise.measured, promise.kept) {
+            (false, _) => "**not measured**",
+            (true, true) => "kept",
+            (true, false) => "**not kept**",
+        };
         table.push([promise.what.as_str(), &promise.wanted, &promise.found, kept]);
     }
     table

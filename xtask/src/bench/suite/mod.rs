@@ -90,10 +90,7 @@ impl All {
             say(&format!("wrote {}", document.display()));
         }
         self.show(&sections)?;
-        let good = sections
-            .iter()
-            .all(|section| section.standing == Standing::Good);
-        Ok(if good { Outcome::Done } else { Outcome::Failed })
+        Ok(outcome(&sections))
     }
 
     /// Finds out what would fail only after hours.
@@ -155,6 +152,18 @@ impl All {
     }
 }
 
+/// Returns the worst that a bench came to.
+fn outcome(sections: &[Section]) -> Outcome {
+    let all = |wanted: fn(&Standing) -> bool| sections.iter().all(|s| wanted(&s.standing));
+    if all(|standing| *standing == Standing::Good) {
+        Outcome::Done
+    } else if all(|standing| matches!(standing, Standing::Good | Standing::Partly(_))) {
+        Outcome::NotMeasured
+    } else {
+        Outcome::Failed
+    }
+}
+
 /// Is there a page for this bench?
 #[cfg(test)]
 pub(super) fn has(bench: &str) -> bool {
@@ -169,7 +178,7 @@ fn object(sections: &[Section]) -> Value {
             .shown
             .iter()
             .flat_map(|shown| &shown.promises)
-            .filter(|promise| !promise.kept)
+            .filter(|promise| promise.is_broken())
             .map(|promise| json!({"what": promise.what, "wanted": promise.wanted, "found": promise.found}))
             .collect();
         value["broken"] = broken.into();
@@ -194,8 +203,11 @@ fn summary(sections: &[Section]) -> String {
                 format!("  {}: {} ({})", line.what, line.ours, line.beside),
             );
         }
-        for promise in shown.promises.iter().filter(|promise| !promise.kept) {
+        for promise in shown.promises.iter().filter(|promise| promise.is_broken()) {
             tell("", format!("  not kept: {}", promise.sentence()));
+        }
+        for part in &section.not_measured {
+            tell("", format!("  not measured: {}: {}", part.part, part.why));
         }
     }
     lines.join("\n") + "\n"

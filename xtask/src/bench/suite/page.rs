@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use super::chart::Chart;
+use super::{super::others::DISTURBING, chart::Chart};
 
 /// How the results of a bench are shown. Each bench has one, in [`super::pages::PAGES`].
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +37,8 @@ pub(super) struct Promise {
     pub(super) wanted: String,
     pub(super) found: String,
     pub(super) kept: bool,
+    /// Could it be judged? What is not measured is neither kept nor broken.
+    pub(super) measured: bool,
 }
 
 /// One line of the README's table.
@@ -62,6 +64,7 @@ impl Promise {
             wanted: format!("≤ {}", figure(limit, digits, unit)),
             found: figure(found, digits, unit),
             kept: found <= limit,
+            measured: true,
         }
     }
 
@@ -78,6 +81,7 @@ impl Promise {
             wanted: format!("< {}", figure(limit, digits, unit)),
             found: figure(found, digits, unit),
             kept: found < limit,
+            measured: true,
         }
     }
 
@@ -94,7 +98,20 @@ impl Promise {
             wanted: format!("≥ {}", figure(limit, digits, unit)),
             found: figure(found, digits, unit),
             kept: found >= limit,
+            measured: true,
         }
+    }
+
+    /// Beside other programs that had so much of the CPU, a promise that is not kept is not measured.
+    pub(super) fn beside(mut self, others: Option<f64>) -> Self {
+        if let Some(others) = others.filter(|others| *others > DISTURBING)
+            && self.is_broken()
+        {
+            let busy = format!(" (other programs had {:.0} % of the CPU)", others * 100.0);
+            self.found += &busy;
+            self.measured = false;
+        }
+        self
     }
 
     /// Nothing that it could be judged by was measured.
@@ -104,6 +121,7 @@ impl Promise {
             wanted: "measured".to_owned(),
             found: "not measured".to_owned(),
             kept: false,
+            measured: false,
         }
     }
 
@@ -114,7 +132,13 @@ impl Promise {
             wanted: String::new(),
             found: String::new(),
             kept: false,
+            measured: true,
         }
+    }
+
+    /// Tells whether it was judged and is not kept.
+    pub(super) const fn is_broken(&self) -> bool {
+        self.measured && !self.kept
     }
 
     /// In a line.
@@ -133,6 +157,7 @@ impl Promise {
             wanted: "0".to_owned(),
             found: found.to_string(),
             kept: found == 0,
+            measured: true,
         }
     }
 }
@@ -235,6 +260,21 @@ mod tests {
         assert!(Promise::at_least("x", 0.95, 0.95, 2, "").kept);
         assert!(!Promise::at_least("x", 0.95, 0.949, 2, "").kept);
         assert!(!Promise::at_most("x", 12.0, f64::NAN, 1, "").kept);
+    }
+
+    #[test]
+    fn a_busy_machine_breaks_no_promise() {
+        let slow = || Promise::at_most("x", 12.0, 13.0, 1, "ns");
+        assert!(slow().beside(None).is_broken());
+        assert!(slow().beside(Some(0.05)).is_broken());
+        let busy = slow().beside(Some(0.5));
+        assert!(!busy.is_broken() && !busy.kept);
+        assert!(busy.found.contains("50 % of the CPU"), "{}", busy.found);
+        assert!(
+            Promise::at_most("x", 12.0, 11.0, 1, "ns")
+                .beside(Some(0.5))
+                .kept
+        );
     }
 
     #[test]

@@ -43,7 +43,9 @@ pub(super) enum End {
     Done,
     /// It says itself that a promise is not kept.
     Failed,
-    /// It measured nothing, or not all.
+    /// What it measured is kept, but it says that it could not measure all.
+    NotMeasured,
+    /// It measured nothing, or its result says nothing.
     CouldNotRun,
 }
 

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::{
+    super::unmeasured::Part,
     page::{Page, Promise, Shown},
     saved::{End, Saved},
 };
@@ -13,6 +14,8 @@ pub(super) struct Section {
     pub(super) page: &'static Page,
     pub(super) saved: Saved,
     pub(super) shown: Option<Shown>,
+    /// What the bench says it could not measure.
+    pub(super) not_measured: Vec<Part>,
     pub(super) standing: Standing,
 }
 
@@ -23,6 +26,8 @@ pub(super) enum Standing {
     Good,
     /// Promises are not kept: so many by its page, or the bench itself says so.
     Broken(usize),
+    /// No promise is broken, but so many parts or promises could not be measured.
+    Partly(usize),
     /// There is no result, or none that says anything, for this reason.
     Missing(String),
 }
@@ -35,27 +40,37 @@ impl Section {
             None => (None, Some("there is no result".to_owned())),
         };
         if let (Some(shown), Some(result)) = (&mut shown, &saved.result)
-            && shown.promises.iter().all(|promise| promise.kept)
+            && !shown.promises.iter().any(Promise::is_broken)
         {
             shown.promises.extend(said(result));
         }
         let broken = shown
             .iter()
             .flat_map(|shown| &shown.promises)
-            .filter(|promise| !promise.kept)
+            .filter(|promise| promise.is_broken())
             .count();
+        let not_measured = not_measured(saved.result.as_ref());
+        let open = shown
+            .iter()
+            .flat_map(|shown| &shown.promises)
+            .filter(|promise| !promise.measured)
+            .count()
+            .max(not_measured.len());
         let standing = match (saved.end, unread) {
             (End::CouldNotRun, unread) => {
                 Standing::Missing(saved.reason.clone().or(unread).unwrap_or_default())
             }
             (_, Some(error)) => Standing::Missing(format!("its result cannot be read: {error}")),
-            (End::Done, None) if broken == 0 => Standing::Good,
-            (End::Done | End::Failed, None) => Standing::Broken(broken),
+            (End::Failed, None) => Standing::Broken(broken),
+            (_, None) if broken > 0 => Standing::Broken(broken),
+            (End::Done, None) if open == 0 => Standing::Good,
+            (_, None) => Standing::Partly(open),
         };
         Self {
             page,
             saved,
             shown,
+            not_measured,
             standing,
         }
     }
@@ -68,12 +83,23 @@ impl Section {
             Standing::Good => format!("kept: {promises} of {promises} promises"),
             Standing::Broken(0) => "not kept: the bench itself says so".to_owned(),
             Standing::Broken(broken) => format!("not kept: {broken} of {promises} promises"),
+            Standing::Partly(open) => {
+                format!("not measured: {open}; what was measured is kept")
+            }
             Standing::Missing(reason) if self.saved.result.is_some() => {
                 format!("cannot be judged: {reason}")
             }
             Standing::Missing(reason) => format!("could not run: {reason}"),
         }
     }
+}
+
+/// What the bench itself says it could not measure.
+fn not_measured(result: Option<&Value>) -> Vec<Part> {
+    result
+        .and_then(|result| result.get("not_measured"))
+        .and_then(|list| serde_json::from_value(list.clone()).ok())
+        .unwrap_or_default()
 }
 
 /// What the bench itself says is not kept. Where its page finds something, that says more.
@@ -119,6 +145,22 @@ mod tests {
             section(End::Failed, Some(rate(1.0))).standing,
             Standing::Broken(0)
         );
+    }
+
+    #[test]
+    fn what_is_not_measured_is_neither_kept_nor_broken() {
+        let mut result = rate(1.0);
+        result["not_measured"] = json!([{"part": "IPv6", "why": "no address"}]);
+        let partly = section(End::NotMeasured, Some(result.clone()));
+        assert_eq!(partly.standing, Standing::Partly(1));
+        assert_eq!(
+            partly.verdict(),
+            "not measured: 1; what was measured is kept"
+        );
+        assert_eq!(partly.not_measured[0].why, "no address");
+        result["ratio"] = json!(0.5);
+        let broken = section(End::Failed, Some(result));
+        assert_eq!(broken.standing, Standing::Broken(1));
     }
 
     #[test]

@@ -41,6 +41,26 @@ struct Report {
     verified_insns: u32,
     jitted_bytes: u32,
     affinity_entries: Option<u32>,
+    /// The part of the CPU that other programs had meanwhile.
+    others: Option<f64>,
+    against: Option<Against>,
+}
+
+/// The comparison with an older revision.
+#[derive(Deserialize)]
+struct Against {
+    revision: String,
+    cases: Vec<Compared>,
+}
+
+#[derive(Deserialize)]
+struct Compared {
+    name: String,
+    old_ns: f64,
+    new_ns: f64,
+    ratio: f64,
+    low: f64,
+    high: f64,
 }
 
 #[derive(Deserialize)]
@@ -62,7 +82,10 @@ impl Case {
 fn show(result: &Value) -> serde_json::Result<Shown> {
     let report = Report::deserialize(result)?;
     Ok(Shown {
-        tables: vec![table(&report), size(&report)],
+        tables: [table(&report), size(&report)]
+            .into_iter()
+            .chain(report.against.as_ref().map(against))
+            .collect(),
         promises: promises(&report),
         chart: chart(&report),
         headlines: headlines(&report),
@@ -109,6 +132,23 @@ fn size(report: &Report) -> Table {
     table
 }
 
+fn against(against: &Against) -> Table {
+    let revision = against.revision.get(..12).unwrap_or(&against.revision);
+    let old = format!("ns, {revision}");
+    let mut table = Table::new(["packet", &old, "ns, now", "ratio", "95 % of it"]);
+    for case in &against.cases {
+        let interval = format!("{:.3} to {:.3}", case.low, case.high);
+        table.push([
+            case.name.clone(),
+            figure(case.old_ns, 0, ""),
+            figure(case.new_ns, 0, ""),
+            figure(case.ratio, 3, ""),
+            interval,
+        ]);
+    }
+    table
+}
+
 fn promises(report: &Report) -> Vec<Promise> {
     let names = ["", V6].into_iter().flat_map(|family| {
         let named = move |(kind, limit): (&str, f64)| (format!("{kind}{family}"), limit);
@@ -117,7 +157,9 @@ fn promises(report: &Report) -> Vec<Promise> {
     let ratios = names.map(|(name, limit)| {
         let what = format!("`{name}`");
         match report.cases.iter().find(|case| case.name == name) {
-            Some(case) => Promise::at_most(what, limit, case.ratio, 1, "× baseline"),
+            Some(case) => {
+                Promise::at_most(what, limit, case.ratio, 1, "× baseline").beside(report.others)
+            }
             None => Promise::unmeasured(what),
         }
     });
@@ -125,7 +167,8 @@ fn promises(report: &Report) -> Vec<Promise> {
         let name = six.name.strip_suffix(V6)?;
         let four = report.cases.iter().find(|case| case.name == name)?;
         let what = format!("`{}`, of `{name}`", six.name);
-        Some(Promise::at_most(what, FAMILIES, six.ns / four.ns, 2, "×"))
+        let promise = Promise::at_most(what, FAMILIES, six.ns / four.ns, 2, "×");
+        Some(promise.beside(report.others))
     });
     let verified = Promise::at_most(
         "instructions the verifier goes through",
@@ -181,6 +224,9 @@ mod tests {
             "verified_insns": 163_296,
             "jitted_bytes": 31_632,
             "affinity_entries": 1_000_000,
+            "against": {"revision": "e77b98801e86929a", "cases": [
+                {"name": "invite", "old_ns": 100.0, "new_ns": 110.0, "ratio": 1.1, "low": 1.02, "high": 1.12},
+            ]},
         }))
         .unwrap();
         let (unmeasured, judged): (Vec<_>, Vec<_>) = shown
@@ -203,6 +249,12 @@ mod tests {
             shown.tables[0]
                 .markdown()
                 .contains("| return | 90 | 9.0 | 4.0 |")
+        );
+        let against = shown.tables[2].markdown();
+        assert!(
+            against.contains("| invite | 100 | 110 | 1.100 | 1.020 to 1.120 |")
+                && against.contains("ns, e77b98801e86 |"),
+            "{against}"
         );
         assert_eq!(shown.headlines[0].ours, "110 ns");
         assert!(shown.chart.is_some());

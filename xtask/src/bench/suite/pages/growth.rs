@@ -35,6 +35,8 @@ struct Report {
     series: Vec<Point>,
     #[serde(default)]
     memory: Vec<Memory>,
+    /// The part of the CPU that other programs had meanwhile.
+    others: Option<f64>,
 }
 
 /// One point of the series of that name.
@@ -167,6 +169,7 @@ fn show(result: &Value) -> serde_json::Result<Shown> {
         promises: all
             .iter()
             .filter_map(Series::promise)
+            .map(|promise| promise.beside(report.others))
             .chain(missing)
             .collect(),
         chart: (!panels.is_empty()).then_some(Chart { panels }),

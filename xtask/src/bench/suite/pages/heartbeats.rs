@@ -25,6 +25,8 @@ struct Report {
     per_second: f64,
     core_percent: f64,
     flood: Flood,
+    /// The part of the CPU that other programs had meanwhile.
+    others: Option<f64>,
 }
 
 #[derive(Deserialize)]
@@ -123,7 +125,8 @@ fn promises(report: &Report) -> Vec<Promise> {
             report.core_percent,
             1,
             "% of a core",
-        ),
+        )
+        .beside(report.others),
         Promise::none("deaths", flood.deaths),
         Promise::below(
             "longest delay in a flood",
@@ -131,7 +134,8 @@ fn promises(report: &Report) -> Vec<Promise> {
             flood.max_delay_ms,
             0,
             "ms",
-        ),
+        )
+        .beside(report.others),
         Promise::below(
             "memory",
             MEMORY_KIB as f64,

@@ -22,6 +22,9 @@ pub(super) const PAGE: Page = Page {
 struct Report {
     cases: Vec<Run>,
     broken: Vec<String>,
+    /// What could not be measured; the section tells it.
+    #[serde(default)]
+    not_measured: Vec<Value>,
 }
 
 #[derive(Deserialize)]
@@ -120,11 +123,12 @@ fn promises(report: &Report) -> Vec<Promise> {
         wanted: "as promised".to_owned(),
         found: "as promised".to_owned(),
         kept: true,
+        measured: true,
     };
-    if report.broken.is_empty() {
-        vec![all]
-    } else {
-        broken.collect()
+    match (report.broken.is_empty(), report.not_measured.is_empty()) {
+        (false, _) => broken.collect(),
+        (true, true) => vec![all],
+        (true, false) => vec![Promise::unmeasured(all.what)],
     }
 }
 
@@ -173,6 +177,9 @@ mod tests {
         assert_eq!(shown.promises.len(), 1);
         assert!(!shown.promises[0].kept);
         assert!(show(&result(&[])).unwrap().promises[0].kept);
+        let mut partly = result(&[]);
+        partly["not_measured"] = json!([{"part": "E-ours-rr-hog", "why": "no cgroup"}]);
+        assert!(!show(&partly).unwrap().promises[0].measured);
     }
 
     #[test]

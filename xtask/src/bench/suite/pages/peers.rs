@@ -26,6 +26,8 @@ const BARE: &str = "bare-xdp";
 #[derive(Deserialize)]
 struct Report {
     rows: Vec<Row>,
+    /// The part of the CPU that other programs had meanwhile.
+    others: Option<f64>,
 }
 
 #[derive(Deserialize)]
@@ -125,7 +127,9 @@ fn promise(report: &Report, kind: Kind) -> Promise {
     );
     let ours = report.find(OURS).and_then(|row| kind.of(row));
     match ours.zip(limit(report, kind)) {
-        Some((ours, limit)) => Promise::at_most(what, limit, ours.us, 2, "µs"),
+        Some((ours, limit)) => {
+            Promise::at_most(what, limit, ours.us, 2, "µs").beside(report.others)
+        }
         None => Promise::unmeasured(what),
     }
 }

@@ -19,9 +19,11 @@ pub(super) const PAGE: Page = Page {
 
 #[derive(Deserialize)]
 struct Report {
-    pushes: Times,
-    detections: Times,
-    silence: Times,
+    pushes: Option<Times>,
+    detections: Option<Times>,
+    silence: Option<Times>,
+    /// The part of the CPU that other programs had meanwhile.
+    others: Option<f64>,
 }
 
 #[derive(Deserialize)]
@@ -39,60 +41,73 @@ fn show(result: &Value) -> serde_json::Result<Shown> {
         ("a proxy's host fell silent", &report.silence),
     ];
     let mut table = Table::new(["event", "rounds", "median, ms", "longest, ms"]);
-    for (what, times) in rows {
+    for (what, times) in &rows {
+        let Some(times) = times else { continue };
         table.push([
-            what.to_owned(),
+            (*what).to_owned(),
             times.rounds.to_string(),
             figure(times.median_ms, 1, ""),
             figure(times.max_ms, 1, ""),
         ]);
     }
-    let median = |what: &str, times: &Times| {
-        Promise::at_most(
-            format!("{what}: median"),
-            DETECTION_MS,
-            times.median_ms,
-            1,
-            "ms",
+    let promise = |what: String, limit: f64, of: fn(&Times) -> f64, times: &Option<Times>| {
+        times.as_ref().map_or_else(
+            || Promise::unmeasured(&what),
+            |times| Promise::at_most(&what, limit, of(times), 1, "ms").beside(report.others),
         )
     };
-    let bar = |label: &str, value: f64, limit: Option<f64>| {
-        Bar::new(label, value, Hue::Ours).limit(limit)
+    let median = |what: &str, times: &Option<Times>| {
+        let what = format!("{what}: median");
+        promise(what, DETECTION_MS, |times| times.median_ms, times)
     };
-    let bars = vec![
-        bar("weight, median", report.pushes.median_ms, None),
-        bar("weight, longest", report.pushes.max_ms, Some(PUSH_MS)),
-        bar(
-            "process, median",
-            report.detections.median_ms,
-            Some(DETECTION_MS),
-        ),
-        bar("process, longest", report.detections.max_ms, None),
-        bar("host, median", report.silence.median_ms, Some(DETECTION_MS)),
-        bar("host, longest", report.silence.max_ms, None),
-    ];
     Ok(Shown {
         tables: vec![table],
         promises: vec![
-            Promise::at_most(
-                "a weight was pushed: longest",
+            promise(
+                "a weight was pushed: longest".to_owned(),
                 PUSH_MS,
-                report.pushes.max_ms,
-                1,
-                "ms",
+                |times| times.max_ms,
+                &report.pushes,
             ),
             median("a proxy's process was killed", &report.detections),
             median("a proxy's host fell silent", &report.silence),
         ],
-        chart: Chart::of_bars([Bars::new(PAGE.title, "ms", 1, bars)]),
-        headlines: vec![Headline {
-            what: "New calls leave a killed proxy after".to_owned(),
-            ours: figure(report.detections.median_ms, 1, "ms"),
-            beside: format!(
-                "{} if its host falls silent",
-                figure(report.silence.median_ms, 0, "ms")
-            ),
-        }],
+        chart: Chart::of_bars([Bars::new(PAGE.title, "ms", 1, bars(&report))]),
+        headlines: headline(&report).into_iter().collect(),
+    })
+}
+
+fn bars(report: &Report) -> Vec<Bar> {
+    let bar = |label: String, value: f64, limit: Option<f64>| {
+        Bar::new(label, value, Hue::Ours).limit(limit)
+    };
+    let pair = |(what, times, median, longest): (&str, &Option<Times>, _, _)| {
+        let times = times.as_ref()?;
+        Some([
+            bar(format!("{what}, median"), times.median_ms, median),
+            bar(format!("{what}, longest"), times.max_ms, longest),
+        ])
+    };
+    [
+        ("weight", &report.pushes, None, Some(PUSH_MS)),
+        ("process", &report.detections, Some(DETECTION_MS), None),
+        ("host", &report.silence, Some(DETECTION_MS), None),
+    ]
+    .into_iter()
+    .filter_map(pair)
+    .flatten()
+    .collect()
+}
+
+fn headline(report: &Report) -> Option<Headline> {
+    let silence = report.silence.as_ref()?;
+    Some(Headline {
+        what: "New calls leave a killed proxy after".to_owned(),
+        ours: figure(report.detections.as_ref()?.median_ms, 1, "ms"),
+        beside: format!(
+            "{} if its host falls silent",
+            figure(silence.median_ms, 0, "ms")
+        ),
     })
 }
 
@@ -115,5 +130,18 @@ mod tests {
         let kept: Vec<bool> = shown.promises.iter().map(|promise| promise.kept).collect();
         assert_eq!(kept, [false, true, false]);
         assert_eq!(shown.headlines[0].ours, "5.0 ms");
+    }
+
+    #[test]
+    fn a_part_may_be_missing() {
+        let shown = show(&json!({
+            "pushes": null,
+            "detections": {"rounds": 20, "median_ms": 5.0, "max_ms": 9.0},
+            "silence": null,
+        }))
+        .unwrap();
+        let measured: Vec<bool> = shown.promises.iter().map(|p| p.measured).collect();
+        assert_eq!(measured, [false, true, false]);
+        assert!(shown.headlines.is_empty());
     }
 }

@@ -29,6 +29,8 @@ const OURS: &str = "ours";
 struct Report {
     rows: Vec<Row>,
     attack: Option<Attacked>,
+    /// The part of the CPU that other programs had meanwhile.
+    others: Option<f64>,
 }
 
 /// The same calls, alone and beside attackers.
@@ -193,14 +195,18 @@ fn promises(report: &Report) -> Vec<Promise> {
         let what = format!("messages/s of {OURS}, {transport}");
         let row = report.find(OURS, transport);
         match row.and_then(|row| Some((row, report.least(row)?))) {
-            Some((row, least)) => Promise::at_least(what, least, row.msgs_per_s, 0, ""),
+            Some((row, least)) => {
+                Promise::at_least(what, least, row.msgs_per_s, 0, "").beside(report.others)
+            }
             None => Promise::unmeasured(what),
         }
     };
     let what = format!("CPU of a message of {OURS}, udp, beside nginx");
     let row = report.find(OURS, "udp");
     let cost = match row.and_then(|row| Some((row, report.most(row)?))) {
-        Some((row, most)) => Promise::at_most(what, most, row.us_per_msg, 2, "µs"),
+        Some((row, most)) => {
+            Promise::at_most(what, most, row.us_per_msg, 2, "µs").beside(report.others)
+        }
         None => Promise::unmeasured(what),
     };
     let idle = report.find(OURS, "tcp").and_then(|row| {
