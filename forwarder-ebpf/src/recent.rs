@@ -67,21 +67,20 @@ impl Claim {
 /// [`crate::abi::RECENT_SECONDS`].
 #[inline(always)]
 pub fn find<W: Words + ?Sized>(words: &W, request: Request) -> BackendId {
-    let mut found = Recent(words.blur(0));
     let mut way = 0;
     while way < RECENT_WAYS {
         let entry = Recent(words.load(FIRST + way));
         if entry.is_of(request.fingerprint) && entry.0 != 0 {
-            found = entry;
+            let entry = Recent(words.blur(entry.0));
+            return if entry.left(request.now as u16) != 0 {
+                entry.backend()
+            } else {
+                BackendId::NONE
+            };
         }
-        found.0 = words.blur(found.0);
         way += 1;
     }
-    if found.left(request.now as u16) != 0 {
-        found.backend()
-    } else {
-        BackendId::NONE
-    }
+    BackendId::NONE
 }
 
 /// Adds an entry that sends the request to `backend`, unless another caller was first.
