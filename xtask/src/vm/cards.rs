@@ -91,12 +91,15 @@ impl Cards {
             .filter(|link| link.kind == Kind::Taps)
             .map(|link| link.name.as_str())
             .collect();
+        let mut command = Command::new("setpriv");
+        // It ends with us, however we end.
+        command.args(["--pdeathsig", "KILL"]);
         if taps.is_empty() {
-            return Command::new(program);
+            command.arg(program);
+            return command;
         }
-        let mut command = Command::new("unshare");
         command
-            .args(["--net", "--", "sh", "-c", TAPS, "sh"])
+            .args(["unshare", "--net", "--", "sh", "-c", TAPS, "sh"])
             .args(taps)
             .args(["--", program]);
         command
