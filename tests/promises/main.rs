@@ -14,6 +14,7 @@ mod packets;
 mod peers;
 mod proxy_mode;
 mod rule;
+mod shared_words;
 mod shares;
 mod slow_path;
 mod support;
@@ -35,6 +36,7 @@ fn main() {
         verdict_docs::trials(),
         packets::trials(),
         rule::trials(),
+        shared_words::trials(),
         proxy_mode::trials(),
         peers::trials(),
         torture::trials(),

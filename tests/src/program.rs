@@ -9,10 +9,12 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail, ensure};
 use aya::{
     Ebpf,
+    maps::{Map, MapData, PerCpuArray, PerCpuValues},
     programs::{ProgramFd, TestRun as _, TestRunOptions, Xdp, XdpMode, xdp::XdpLinkId},
+    util::nr_cpus,
 };
 use sip_forwarder::{
     config::{
@@ -48,6 +50,8 @@ pub const INGRESS: u32 = 1;
 pub const NEXT_HOP: [u8; 6] = [2, 0, 0, 0, 0xb, 1];
 /// MAC address that packets to backends leave with.
 pub const OWN_MAC: [u8; 6] = [2, 0, 0, 0, 0xf, 1];
+/// Words of a packet's memory in the program; the first is not zero while a packet has it.
+const SCRATCH_WORDS: usize = 48;
 /// Longest packet that comes out, in bytes.
 const OUT_LENGTH: usize = 10_240;
 
@@ -302,7 +306,7 @@ impl Program {
             .map(|entry| entry.verdict)
             .filter(|v| after[v.number() as usize] != before[v.number() as usize])
             .collect();
-        anyhow::ensure!(
+        ensure!(
             moved.len() == 1,
             "one packet must count one verdict, not {moved:?}"
         );
@@ -311,6 +315,33 @@ impl Program {
             verdict: moved[0],
             frame: out,
         })
+    }
+
+    /// Runs one packet, which leaves into `out`, and counts nothing.
+    pub fn pass(&self, frame: &[u8], out: &mut [u8]) -> Result<Action> {
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        options.data_out = Some(out);
+        options.repeat = 1;
+        let result = self.xdp(ENTRY)?.test_run(options);
+        Action::of(result.context("BPF_PROG_TEST_RUN failed")?.return_value)
+    }
+
+    /// Makes every CPU's memory look as if a packet had it, or free.
+    pub fn set_busy(&self, busy: bool) -> Result<()> {
+        let map = self.ebpf.map("SCRATCH").context("no map SCRATCH")?;
+        let Map::PerCpuArray(data) = map else {
+            bail!("SCRATCH is no per-CPU array");
+        };
+        let info = data.info()?;
+        let words = info.value_size() as usize / 4;
+        ensure!(words == SCRATCH_WORDS, "SCRATCH has {words} words");
+        let mut scratch: PerCpuArray<_, [u32; SCRATCH_WORDS]> =
+            PerCpuArray::try_from(Map::PerCpuArray(MapData::from_id(info.id())?))?;
+        let mut value = [0; SCRATCH_WORDS];
+        value[0] = u32::from(busy);
+        let cpus = nr_cpus().map_err(|(_, error)| error)?;
+        Ok(scratch.set(0, PerCpuValues::try_from(vec![value; cpus])?, 0)?)
     }
 
     /// Mean time of `repeat` runs over one packet, each seeing it as the one before left it.

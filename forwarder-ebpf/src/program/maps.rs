@@ -81,6 +81,7 @@ pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(
 
 /// Memory of one packet on one CPU, handed from stage to stage. As map memory it is also blurred for
 /// free: the verifier does not follow what is written there.
+#[repr(C)]
 pub(crate) struct Scratch {
     /// Not zero while a packet is on this CPU.
     pub(crate) busy: u32,

@@ -17,9 +17,10 @@ pub(super) enum Set {
 }
 
 /// Every test whose name begins so.
-const ALL: [&str; 11] = [
+const ALL: [&str; 12] = [
     "packets::",
     "rule::",
+    "shared_words::",
     "truncation::",
     "bad_input::",
     "calls::",
