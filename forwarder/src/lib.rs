@@ -8,6 +8,7 @@ pub mod config;
 pub mod control;
 pub mod dataplane;
 pub mod heartbeat;
+pub mod mapped;
 pub mod probe;
 pub mod sip;
 pub mod slowpath;

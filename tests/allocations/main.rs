@@ -192,7 +192,8 @@ fn store(vip: SocketAddr, backend: SocketAddr) -> MemoryStore {
         backends: 8,
         calls: 1024,
         recent_lines: RECENT,
-    });
+    })
+    .unwrap();
     let mut entry = Backend::new(backend.into(), SERVICE, 1);
     entry.flags = BackendFlags(BackendFlags::ALIVE);
     store.set_backend(HOME, entry);

@@ -35,6 +35,10 @@ pub(crate) fn trials() -> Vec<Trial> {
             another_versions_calls,
         ),
         as_root(
+            "takeover::a_minute_without_a_daemon",
+            a_minute_without_a_daemon,
+        ),
+        as_root(
             "takeover::no_icmp_error_while_dead",
             no_icmp_error_while_dead,
         ),
@@ -78,11 +82,7 @@ fn another_versions_calls() -> Result<()> {
     cluster.daemon.wait_resolved(NOTICE)?;
     cluster.still_there(&away)?;
     cluster.still_there(&home)?;
-    let left: Vec<_> = std::fs::read_dir(cluster.lab.bpf_dir())?
-        .flatten()
-        .map(|entry| entry.file_name())
-        .filter(|name| name.to_string_lossy().starts_with("abi-"))
-        .collect();
+    let left = pinned(&cluster.lab, "abi-")?;
     ensure!(
         left == [format!("abi-{ABI_VERSION}").as_str()],
         "the old maps were left behind: {left:?}"
@@ -133,6 +133,40 @@ fn calls_while(
     ensure!(report.failed == 0 && report.split_calls == 0, "{report:?}");
     let status = daemon.status()?;
     ensure!(status["xdp_mode"] == "native", "{status:#}");
+    let stages = pinned(&lab, "stages-")?;
+    ensure!(
+        stages.len() == 1,
+        "one array of stages must be left of two daemons, not {stages:?}"
+    );
+    Ok(())
+}
+
+/// Names of what is pinned that begin so.
+fn pinned(lab: &Lab, prefix: &str) -> Result<Vec<String>> {
+    let entries = std::fs::read_dir(lab.bpf_dir())?.flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    Ok(names.filter(|name| name.starts_with(prefix)).collect())
+}
+
+/// The daemon is killed, and for a minute nobody starts it again: what is pinned forwards all calls.
+fn a_minute_without_a_daemon() -> Result<()> {
+    const RATE: u32 = 20;
+    const CALLS: u32 = 60 * RATE;
+    let (lab, mut daemon) = forwarding_lab(3, Family::V4)?;
+    let proxies = Uas::start_all(&lab, Family::V4)?;
+    daemon.kill()?;
+    let options = CallOptions {
+        calls: CALLS,
+        rate: RATE,
+        hold: Duration::from_millis(500),
+        retransmit: false,
+        deadline: Duration::from_secs(90),
+        ..CallOptions::default()
+    };
+    let report = Uac::start(&lab, &options, vip_socket(Family::V4))?.finish(&mut |_| {})?;
+    let logs: Vec<_> = proxies.iter().map(Uas::call_log).collect();
+    let report = report.with_backends(&logs)?;
+    ensure!(report.failed == 0 && report.split_calls == 0, "{report:?}");
     Ok(())
 }
 

@@ -70,7 +70,7 @@ async fn serve(
     let counters = Arc::new(Counters::new(config.limits.backends));
     let mut ground = match config.forwarder.dataplane {
         Dataplane::Xdp => Ground::kernel(&config, &state, object, pins, &counters).await?,
-        Dataplane::Userspace => Ground::memory(&config, &state, &counters),
+        Dataplane::Userspace => Ground::memory(&config, &state, &counters)?,
     };
     let server = Server::start(&config.forwarder.api_socket, api, Arc::clone(&desk) as _)?;
 

@@ -80,27 +80,34 @@ impl Ground {
     }
 
     /// Tables of this process.
-    pub(super) fn memory(config: &Config, state: &State, counters: &Arc<Counters>) -> Self {
+    pub(super) fn memory(
+        config: &Config,
+        state: &State,
+        counters: &Arc<Counters>,
+    ) -> anyhow::Result<Self> {
         let limits = &config.limits;
         let recent_lines = limits.recent_lines();
-        let store = Arc::new(MemoryStore::new(Sizes {
+        let sizes = Sizes {
             services: limits.services,
             backends: limits.backends,
             calls: limits.affinity_entries,
             recent_lines,
-        }));
+        };
+        let store = MemoryStore::new(sizes)
+            .context("there is no memory for tables of these [limits]; lower them")?;
+        let store = Arc::new(store);
         let tables = Placer::new(
             Arc::clone(&store),
             Arc::clone(counters),
             state.hash_key,
             recent_lines,
         );
-        Self {
+        Ok(Self {
             plane: Arc::new(store),
             tables: Arc::new(tables),
             changes: mpsc::channel(1).1,
             kernel: None,
-        }
+        })
     }
 
     /// Tells the program the ways to all backends.

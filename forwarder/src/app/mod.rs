@@ -25,7 +25,7 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     api::TcpApi,
     config::{self, Config, Dataplane, XdpMode},
-    dataplane::{driver, environment, nexthop::Resolver, object, pins::Pins},
+    dataplane::{driver, environment, nexthop::Resolver, object, pins::Pins, stages},
     stream::tls::{ClientTls, ServerTls},
 };
 
@@ -59,7 +59,8 @@ pub fn check(path: &Path) -> anyhow::Result<()> {
         environment::check(&config)?;
         let runtime = runtime()?;
         runtime.block_on(check_routes(&config))?;
-        object::embedded()?;
+        let kernel = stages::probe(object::embedded()?)?;
+        say(&format!("{kernel}: takes the XDP program\n"))?;
         if config.forwarder.xdp != XdpMode::Generic {
             for finding in runtime.block_on(driver::findings(&config.forwarder.interfaces))? {
                 say(&format!("{finding}\n"))?;

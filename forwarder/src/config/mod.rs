@@ -142,7 +142,7 @@ impl Default for Limits {
             services: 16,
             backends: 1_024,
             affinity_entries: 1 << 20,
-            recent_entries: 1 << 20,
+            recent_entries: 1 << 21,
         }
     }
 }

@@ -21,10 +21,11 @@ use thiserror::Error;
 use super::{
     census::Census,
     pins::Pins,
-    shared::{Hints, Shared, SharedArray, Turns},
+    shared::{Hints, SharedMap, Turns},
 };
 use crate::{
     config::Limits,
+    mapped::Shared,
     slowpath::{recent::Line, seconds},
 };
 
@@ -238,13 +239,13 @@ pub struct Maps {
     /// Rings.
     pub rings: Table<RingLine>,
     /// Hints.
-    pub hints: SharedArray<Hints>,
+    pub hints: SharedMap<Hints>,
     /// Calls that are not at their home.
     pub affinity: Dictionary<AffinityKey, Affinity>,
     /// The recent table.
-    pub recent: SharedArray<Line>,
+    pub recent: SharedMap<Line>,
     /// Turns of each service under policy `round-robin`.
-    pub turns: SharedArray<Turns>,
+    pub turns: SharedMap<Turns>,
     /// What the daemon tells beyond the tables.
     pub globals: Table<Globals>,
     interfaces: Mutex<DevMapHash<MapData>>,
@@ -378,10 +379,10 @@ fn dictionary<K: Pod, V: Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<Dic
     })
 }
 
-fn shared<T: Shared>(ebpf: &mut Ebpf, name: &'static str) -> Result<SharedArray<T>> {
+fn shared<T: Shared>(ebpf: &mut Ebpf, name: &'static str) -> Result<SharedMap<T>> {
     let map = ebpf.take_map(name).ok_or(MapsError::Missing(name))?;
     let Map::Array(data) = map else {
         return Err(MapsError::Missing(name));
     };
-    SharedArray::map(data).map_err(|source| MapsError::Sharing { name, source })
+    SharedMap::new(data).map_err(|source| MapsError::Sharing { name, source })
 }

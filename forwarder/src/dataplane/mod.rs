@@ -21,4 +21,4 @@ pub use census::Census;
 pub use kernel_store::{KernelStore, KernelTables};
 pub use maps::{Maps, MapsError, load as maps_load};
 pub use plane::Plane;
-pub use shared::{Hints, SharedArray, Turns};
+pub use shared::{Hints, SharedMap, Turns};

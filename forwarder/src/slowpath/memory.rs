@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    io,
     net::SocketAddr,
     sync::{
         Arc,
@@ -27,6 +28,7 @@ use super::{
     recent::Line,
     store::{Store, View},
 };
+use crate::mapped::MappedArray;
 
 /// What is asked for is not there: control and workers disagree, which is a bug.
 #[derive(Clone, Copy, Debug, Error)]
@@ -53,7 +55,7 @@ pub struct MemoryStore {
     snapshot: ArcSwap<Snapshot>,
     /// Flags of the backends, by number. Beside the snapshot, which need not change when one dies.
     flags: Box<[AtomicU8]>,
-    recent: Box<[Line]>,
+    recent: MappedArray<Line>,
     /// Turns that were taken, by service.
     turns: Box<[AtomicU64]>,
     /// For each service a byte per slot: may there be an entry in `calls`?
@@ -75,19 +77,18 @@ pub struct Sizes {
 }
 
 impl MemoryStore {
-    /// Empty tables.
-    #[must_use]
-    pub fn new(sizes: Sizes) -> Self {
-        Self {
+    /// Returns empty tables. Fails if there is no memory for them.
+    pub fn new(sizes: Sizes) -> io::Result<Self> {
+        Ok(Self {
             snapshot: ArcSwap::default(),
             flags: (0..sizes.backends).map(|_| AtomicU8::new(0)).collect(),
-            recent: (0..sizes.recent_lines).map(|_| Line::default()).collect(),
+            recent: MappedArray::anonymous(sizes.recent_lines)?,
             turns: (0..sizes.services).map(|_| AtomicU64::new(0)).collect(),
             hints: (0..sizes.services * RING_SLOTS)
                 .map(|_| AtomicU8::new(0))
                 .collect(),
             calls: Calls::new(sizes.calls),
-        }
+        })
     }
 
     /// Sets a backend, with its flags unless it is there already.
@@ -248,7 +249,7 @@ impl View for MemoryView<'_> {
     }
 
     fn recent(&self, line: u32) -> Result<&Line, Missing> {
-        self.store.recent.get(line as usize).ok_or(Missing)
+        self.store.recent.get(line).ok_or(Missing)
     }
 
     fn next_turn(&self, service: &Service) -> Result<u64, Missing> {

@@ -12,14 +12,18 @@ use sip_forwarder_ebpf::{
 };
 
 use super::seconds;
+use crate::mapped::Shared;
 
 /// How often a worker tries to take a line's lock before it lets other threads run.
 const TRIES: u32 = 64;
 
 /// A line of the recent table, in this process' memory or mapped from the kernel's.
 #[repr(C, align(64))]
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Line([AtomicU64; size_of::<RecentLine>() / 8]);
+
+// SAFETY: a cache line of atomic words.
+unsafe impl Shared for Line {}
 
 impl Words for Line {
     fn load(&self, index: usize) -> u64 {

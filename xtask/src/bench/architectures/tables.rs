@@ -35,7 +35,7 @@ pub(super) fn tables(vip: SocketAddr, backends: &[SocketAddr]) -> anyhow::Result
         backends: limits.backends,
         calls: limits.affinity_entries,
         recent_lines,
-    }));
+    })?);
     store.publish_backends(&config, &numbering)?;
     store.publish_services(&config, &numbering, HASH_KEY, &mut |service| {
         columns(service, &numbering)
