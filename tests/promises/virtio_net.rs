@@ -28,7 +28,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         on_cards("virtio_net::calls_v6", || sipp(Family::V6)),
         on_cards("virtio_net::check_tells_what_slows_xdp", check),
         on_cards("virtio_net::offloads_that_forbid_native_xdp", kept_offloads)
-        .with_ignored_flag(!cards::are_multi_queue()),
+            .with_ignored_flag(!cards::are_multi_queue()),
     ]
 }
 

@@ -127,10 +127,9 @@ impl Cards {
 impl Link {
     fn arguments(&self, number: usize) -> Vec<String> {
         let (far, near) = (format!("far-{}", self.name), format!("near-{}", self.name));
-        let (netdevs, queues) = match self.kind {
+        let tap = |id: &str| format!("tap,id={id},ifname={id},script=no,downscript=no,vhost=off");
+        let (netdevs, more) = match self.kind {
             Kind::Taps => {
-                let tap =
-                    |id: &str| format!("tap,id={id},ifname={id},script=no,downscript=no,vhost=off");
                 let near = format!("{},queues={QUEUES}", tap(&near));
                 // Two vectors for each pair of queues, one for the configuration and one for control.
                 let queues = format!(",mq=on,vectors={}", 2 * QUEUES + 2);
