@@ -27,6 +27,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         on_cards("virtio_net::calls_v4", || sipp(Family::V4)),
         on_cards("virtio_net::calls_v6", || sipp(Family::V6)),
         on_cards("virtio_net::check_tells_what_slows_xdp", check),
+        on_cards("virtio_net::offloads_that_forbid_native_xdp", kept_offloads)
+            .with_ignored_flag(!cards::are_multi_queue()),
     ]
 }
 
@@ -63,6 +65,23 @@ fn check() -> Result<()> {
     ensure!(
         named("to-client").is_none() || !cards::are_multi_queue(),
         "a card with queues to spare is named: {said}"
+    );
+    Ok(())
+}
+
+/// Where the host goes on merging packets the driver refuses: the forwarder takes the generic mode, and `check` says why.
+fn kept_offloads() -> Result<()> {
+    let lab = Lab::on_cards(3)?;
+    let daemon = Daemon::start(&lab, &DaemonSpec::of_lab(daemon_file()?, &lab, Family::V4))?;
+    let status = daemon.status()?;
+    ensure!(
+        status["xdp_mode"] == "generic",
+        "it is not generic: {status:#}"
+    );
+    let said = daemon.run(&["check"])?;
+    ensure!(
+        said.contains("to-p3 (virtio_net): the hypervisor merges packets"),
+        "the card is not named: {said}"
     );
     Ok(())
 }

@@ -2,7 +2,7 @@
 //!
 //! Time limits and rates of calls are made for a machine that runs its own instructions. Whoever runs the tests in an
 //! emulated processor says so with `SIP_FORWARDER_TEST_SLOWDOWN`, a whole number: limits of conditions get so many times
-//! as long, and calls begin at so much lower a rate.
+//! as long, and calls begin at a lower rate.
 
 use std::{sync::LazyLock, time::Duration};
 
@@ -25,8 +25,9 @@ pub fn limit(usual: Duration) -> Duration {
     usual.saturating_mul(slowdown())
 }
 
-/// Returns a rate, in anything a second, as this machine bears it.
+/// Returns a rate, in anything a second, as this machine bears it. Limits are for its worst moments and a rate is for all
+/// of them, so it is lowered by the square root only.
 #[must_use]
 pub fn rate(usual: u32) -> u32 {
-    (usual / slowdown()).max(1)
+    (usual / slowdown().isqrt()).max(1)
 }

@@ -37,7 +37,7 @@ enum Verb {
     Build(Build),
     /// Play real calls through XDP, in network namespaces, and tell what became of them.
     Demo(demo::Demo),
-    /// Run every test there is: unit, packet tables, lab.
+    /// Run the tests: unit, packet tables, lab; with `--full` on other kernels, too.
     Test(test::Test),
     /// Run the tests that depend on the kernel on Linux 6.1 and 6.12, in a virtual machine.
     Vm(vm::Vm),

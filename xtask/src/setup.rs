@@ -30,7 +30,7 @@ const MODULES: [(&str, &str); 2] = [
     ("faketime/libfaketimeMT.so.1", "libfaketime"),
 ];
 /// What boots other kernels, and what the virtual machine's tests call.
-const VM_PROGRAMS: [(&str, &str); 13] = [
+const VM_PROGRAMS: [(&str, &str); 14] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox-static"),
     ("cpio", "cpio"),
@@ -39,6 +39,7 @@ const VM_PROGRAMS: [(&str, &str); 13] = [
     ("zstd", "zstd"),
     ("strip", "binutils"),
     ("unshare", "util-linux"),
+    ("setpriv", "util-linux"),
     ("sysctl", "procps"),
     ("ip", "iproute2"),
     ("ethtool", "ethtool"),

@@ -1,4 +1,5 @@
-//! `cargo xtask test`: everything, with one line at the end that counts it.
+//! `cargo xtask test`: all tests that this machine's own kernel runs, and with `--full` those on other kernels, with one
+//! line at the end that counts them.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -12,11 +13,15 @@ use crate::{
     Outcome, program, setup,
     shell::{cargo, is_root, say},
     tally::Tally,
+    vm,
 };
 
-/// Run every test there is: unit, packet tables, lab.
+/// Run the tests: unit, packet tables, lab.
 #[derive(Args)]
 pub(crate) struct Test {
+    /// What is heavy, too: other kernels in virtual machines.
+    #[arg(long)]
+    full: bool,
     /// Only tests whose names contain this.
     filter: Option<String>,
 }
@@ -36,12 +41,33 @@ impl Test {
         let mut arguments = vec!["test", "--workspace", "--no-fail-fast"];
         arguments.extend(self.filter.as_deref());
         let succeeded = run_counted(cargo().args(&arguments), &mut tally)?;
+        tally.add(self.heavy()?);
         if !tally.ran() {
             say("no test ran; the filter matches none");
         }
         println!("{tally}");
         let good = succeeded && tally.is_good();
         Ok(if good { Outcome::Done } else { Outcome::Failed })
+    }
+}
+
+impl Test {
+    /// Runs what is heavy, or counts it as skipped and says so.
+    fn heavy(&self) -> anyhow::Result<Tally> {
+        let filter = self.filter.as_deref();
+        if self.full {
+            return vm::run_short(filter);
+        }
+        let skipped = vm::count_short(filter);
+        if skipped > 0 {
+            say(&format!(
+                "left out: {skipped} tests on other kernels, in virtual machines; `cargo xtask test --full` or `cargo xtask vm` runs them"
+            ));
+        }
+        Ok(Tally {
+            skipped,
+            ..Tally::default()
+        })
     }
 }
 

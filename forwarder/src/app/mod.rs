@@ -62,7 +62,9 @@ pub fn check(path: &Path) -> anyhow::Result<()> {
         let kernel = stages::probe(object::embedded()?)?;
         say(&format!("{kernel}: takes the XDP program\n"))?;
         if config.forwarder.xdp != XdpMode::Generic {
-            for finding in runtime.block_on(driver::findings(&config.forwarder.interfaces))? {
+            let attached = Pins::at(&config.forwarder.bpf_dir).exist();
+            let findings = driver::findings(&config.forwarder.interfaces, attached);
+            for finding in runtime.block_on(findings)? {
                 say(&format!("{finding}\n"))?;
             }
         }

@@ -12,19 +12,20 @@ use crate::shell::is_root;
 
 /// Pairs of queues of the forwarder's cards: one for each CPU, and as many that XDP sends by.
 const QUEUES: u32 = 4;
-/// Makes a bridge with two taps for every link named, then becomes what follows `--`.
+/// Makes a bridge with two taps for every link named, each followed by what the forwarder's is made with, then becomes
+/// what follows `--`.
 const TAPS: &str = r#"
 set -e
 while [ "$1" != -- ]; do
     ip link add "br-$1" type bridge mcast_snooping 0
     ip link set "br-$1" up
     ip tuntap add "far-$1" mode tap
-    ip tuntap add "near-$1" mode tap multi_queue
+    ip tuntap add "near-$1" mode tap $2
     for tap in "far-$1" "near-$1"; do
         sysctl -qw "net.ipv6.conf.$tap.disable_ipv6=1" || true
         ip link set "$tap" master "br-$1" up
     done
-    shift
+    shift 2
 done
 shift
 exec "$@"
@@ -46,22 +47,26 @@ struct Link {
 enum Kind {
     /// Two taps on a bridge.
     Taps,
+    /// The same with one queue each, where the driver cannot switch off what the host merges for the forwarder.
+    KeptOffloads,
     /// Two ports of a hub, with one queue each and no offloads.
     Hub,
 }
 
 impl Cards {
-    /// A card for the client and for each of two proxies, and three for the forwarder, of which the last has one queue.
+    /// A card for the client and for each of three proxies, and four for the forwarder: two with many queues, one with
+    /// one, and one whose offloads forbid native XDP.
     pub(super) fn of_lab() -> Self {
-        let taps = if can_make_taps() {
-            Kind::Taps
+        let (taps, kept) = if can_make_taps() {
+            (Kind::Taps, Kind::KeptOffloads)
         } else {
-            Kind::Hub
+            (Kind::Hub, Kind::Hub)
         };
         let ends = [
             (Host::Client, taps),
             (Host::Proxy(1), taps),
             (Host::Proxy(2), Kind::Hub),
+            (Host::Proxy(3), kept),
         ];
         let links = ends.map(|(host, kind)| Link {
             name: host.to_string(),
@@ -85,18 +90,26 @@ impl Cards {
 
     /// A command that makes the taps in a network namespace of its own and then runs a program in it.
     pub(super) fn wrapper(&self, program: &str) -> Command {
+        // A tap is made with many queues or without.
         let taps: Vec<_> = self
             .links
             .iter()
-            .filter(|link| link.kind == Kind::Taps)
-            .map(|link| link.name.as_str())
+            .filter_map(|link| match link.kind {
+                Kind::Taps => Some([link.name.as_str(), "multi_queue"]),
+                Kind::KeptOffloads => Some([link.name.as_str(), ""]),
+                Kind::Hub => None,
+            })
+            .flatten()
             .collect();
+        let mut command = Command::new("setpriv");
+        // It ends with us, however we end.
+        command.args(["--pdeathsig", "KILL"]);
         if taps.is_empty() {
-            return Command::new(program);
+            command.arg(program);
+            return command;
         }
-        let mut command = Command::new("unshare");
         command
-            .args(["--net", "--", "sh", "-c", TAPS, "sh"])
+            .args(["unshare", "--net", "--", "sh", "-c", TAPS, "sh"])
             .args(taps)
             .args(["--", program]);
         command
@@ -114,14 +127,17 @@ impl Cards {
 impl Link {
     fn arguments(&self, number: usize) -> Vec<String> {
         let (far, near) = (format!("far-{}", self.name), format!("near-{}", self.name));
-        let (netdevs, queues) = match self.kind {
+        let tap = |id: &str| format!("tap,id={id},ifname={id},script=no,downscript=no,vhost=off");
+        let (netdevs, more) = match self.kind {
             Kind::Taps => {
-                let tap =
-                    |id: &str| format!("tap,id={id},ifname={id},script=no,downscript=no,vhost=off");
                 let near = format!("{},queues={QUEUES}", tap(&near));
                 // Two vectors for each pair of queues, one for the configuration and one for control.
                 let queues = format!(",mq=on,vectors={}", 2 * QUEUES + 2);
                 ([tap(&far), near], queues)
+            }
+            Kind::KeptOffloads => {
+                let more = ",ctrl_guest_offloads=off".to_owned();
+                ([tap(&far), tap(&near)], more)
             }
             Kind::Hub => {
                 let port = |id: &str| format!("hubport,id={id},hubid={number}");
@@ -138,7 +154,7 @@ impl Link {
             ["-netdev".to_owned(), far_netdev],
             ["-device".to_owned(), device(&far, self.host, "")],
             ["-netdev".to_owned(), near_netdev],
-            ["-device".to_owned(), device(&near, self.forwarder, &queues)],
+            ["-device".to_owned(), device(&near, self.forwarder, &more)],
         ]
         .concat()
     }

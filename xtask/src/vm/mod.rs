@@ -67,43 +67,62 @@ pub(crate) struct Vm {
 
 impl Vm {
     pub(crate) fn run(&self) -> anyhow::Result<Outcome> {
-        anyhow::ensure!(
-            std::env::consts::ARCH == "x86_64",
-            "the virtual machine runs this machine's programs; it is made for x86_64 only"
-        );
-        setup::vm_programs()?;
-        let guest = Guest::build()?;
-        let chosen = self
-            .set
-            .choose(&names_in(&guest.promises)?, self.filter.as_deref())?;
-        if chosen.is_empty() {
-            say("no test ran; the filter matches none of the set");
-        }
-        let wanted = self.kernel.as_deref();
-        let series = SERIES
-            .iter()
-            .filter(|series| wanted.is_none_or(|one| one == **series));
-        let mut reports = Vec::new();
-        for series in series.filter(|_| !chosen.is_empty()) {
-            reports.push(run_on(series, &guest, &chosen)?);
-        }
-        Ok(self.conclude(&reports))
-    }
-
-    /// Prints the counts, and decides.
-    fn conclude(&self, reports: &[KernelReport]) -> Outcome {
-        let mut tally = Tally::default();
-        for report in reports {
-            tally.add(report.tally());
-        }
+        let reports = self.reports()?;
+        let tally = total(&reports);
         println!("{tally}");
         if self.json {
             println!("{}", json!({ "kernels": reports }));
         }
         // A kernel none of whose tests passed tells nothing.
         let good = tally.is_good() && reports.iter().all(|report| report.passed > 0);
-        if good { Outcome::Done } else { Outcome::Failed }
+        Ok(if good { Outcome::Done } else { Outcome::Failed })
     }
+
+    /// Runs the chosen tests on every chosen kernel.
+    fn reports(&self) -> anyhow::Result<Vec<KernelReport>> {
+        anyhow::ensure!(
+            std::env::consts::ARCH == "x86_64",
+            "the virtual machine runs this machine's programs; it is made for x86_64 only"
+        );
+        setup::vm_programs()?;
+        let guest = Guest::build()?;
+        let names = names_in(&guest.promises)?;
+        let chosen = self.set.choose(&names, self.filter.as_deref())?;
+        if chosen.is_empty() {
+            say("no test ran; the filter matches none of the set");
+            return Ok(Vec::new());
+        }
+        let wanted = self.kernel.as_deref();
+        SERIES
+            .iter()
+            .filter(|series| wanted.is_none_or(|one| one == **series))
+            .map(|series| run_on(series, &guest, &chosen))
+            .collect()
+    }
+}
+
+/// Runs the short set on all kernels, for other commands that run tests.
+pub(crate) fn run_short(filter: Option<&str>) -> anyhow::Result<Tally> {
+    let vm = Vm {
+        kernel: None,
+        set: Set::Short,
+        filter: filter.map(str::to_owned),
+        json: false,
+    };
+    Ok(total(&vm.reports()?))
+}
+
+/// Counts the tests that [`run_short`] would run, on all kernels.
+pub(crate) fn count_short(filter: Option<&str>) -> u64 {
+    (sets::count_short(filter) * SERIES.len()) as u64
+}
+
+fn total(reports: &[KernelReport]) -> Tally {
+    let mut tally = Tally::default();
+    for report in reports {
+        tally.add(report.tally());
+    }
+    tally
 }
 
 /// What is built for the virtual machine.
