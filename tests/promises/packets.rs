@@ -7,6 +7,7 @@ use libtest_mimic::Trial;
 use sip_forwarder::{config::Config, dataplane::publish};
 use sip_forwarder_ebpf::{
     abi::{BackendFlags, VlanTags},
+    stage::Stage,
     verdict::Verdict,
 };
 use sip_forwarder_tests::{
@@ -42,6 +43,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         add("dead_backends_get_nothing", dead_backends);
         add("without_a_daemon_odd_messages_are_dropped", without_daemon);
         add("others_packets_pass_untouched", others_packets);
+        add("a_missing_stage_costs_no_message", missing_stage);
     }
     trials
 }
@@ -318,6 +320,35 @@ fn odd_packets(bench: &Bench) -> Result<()> {
             .change_backend(id, |b| b.flags.0 &= !BackendFlags::RESOLVED)?;
     }
     bench.passed(&bench.to_vip(invite), Verdict::PassedNextHop)
+}
+
+/// Messages whose next stage is not there go to the workers, unchanged; a backend's packet must not leave with the
+/// backend's address, and is dropped.
+fn missing_stage(bench: &Bench) -> Result<()> {
+    let invite = bench.to_vip(Message::invite().build());
+    for stage in [Stage::SendNat, Stage::Place] {
+        bench.program.remove_stage(stage)?;
+        let ran = bench.run(&invite)?;
+        ensure!(
+            (ran.action, ran.verdict) == (Action::Pass, Verdict::PassedStage),
+            "without {stage:?}: {:?} {:?}",
+            ran.action,
+            ran.verdict
+        );
+        ensure!(
+            ran.frame == invite.build(),
+            "without {stage:?} it was changed"
+        );
+    }
+    bench.program.remove_stage(Stage::Return)?;
+    let ran = bench.run(&bench.to_client(1, Message::ok().build()))?;
+    ensure!(
+        (ran.action, ran.verdict) == (Action::Drop, Verdict::DroppedTableFault),
+        "{:?} {:?}",
+        ran.action,
+        ran.verdict
+    );
+    Ok(())
 }
 
 /// What the kernel's verifier may go through in one stage: a quarter of what it allows.

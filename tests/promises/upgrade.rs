@@ -17,7 +17,7 @@ use sip_forwarder_tests::{
 
 use crate::{
     cluster::NOTICE,
-    support::{as_root, daemon_file, program_file, root, vip_socket},
+    support::{as_root, daemon_file, lab_programs_file, root, vip_socket},
 };
 
 const FAMILY: Family = Family::V4;
@@ -57,7 +57,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 /// the present one starts after another.
 fn upgrade(old: PathBuf, layout: u32, end: End) -> Result<()> {
     let lab = Lab::new(3)?;
-    lab.accept_xdp(&program_file()?)?;
+    lab.accept_xdp(&lab_programs_file()?)?;
     let mut spec = DaemonSpec::of_lab(old, &lab, FAMILY);
     // Most calls are not at their home then, and only an affinity entry knows where they are.
     spec.services[0].extra = "policy = \"round-robin\"\n".into();

@@ -5,7 +5,7 @@ use std::{
     fs,
     net::SocketAddr,
     path::Path,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -179,7 +179,7 @@ pub(crate) fn time(program: &Xdp, frame: &[u8], repeat: u32) -> Result<Duration>
 pub struct Program {
     ebpf: Ebpf,
     /// Without it the program would have no stages behind its entry.
-    _stages: Stages,
+    stages: Mutex<Stages>,
     maps: Arc<Maps>,
     numbering: Numbering,
     config: Config,
@@ -198,7 +198,7 @@ impl Program {
         numbering.assign(&config);
         let program = Self {
             ebpf,
-            _stages: loaded,
+            stages: Mutex::new(loaded),
             maps,
             numbering,
             config,
@@ -325,6 +325,12 @@ impl Program {
         options.repeat = 1;
         let result = self.xdp(ENTRY)?.test_run(options);
         Action::of(result.context("BPF_PROG_TEST_RUN failed")?.return_value)
+    }
+
+    /// Takes a stage away, as if it had never been loaded.
+    pub fn remove_stage(&self, stage: Stage) -> Result<()> {
+        let mut stages = self.stages.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(stages.clear_index(&stage.index())?)
     }
 
     /// Makes every CPU's memory look as if a packet had it, or free.

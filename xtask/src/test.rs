@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use clap::Args;
 
 use crate::{
-    Outcome, program, setup,
+    Outcome, program, revision, setup,
     shell::{cargo, is_root, say},
     tally::Tally,
     vm,
@@ -19,7 +19,7 @@ use crate::{
 /// Run the tests: unit, packet tables, lab.
 #[derive(Args)]
 pub(crate) struct Test {
-    /// What is heavy, too: other kernels in virtual machines.
+    /// What is heavy, too: upgrades from older daemons, and other kernels in virtual machines.
     #[arg(long)]
     full: bool,
     /// Only tests whose names contain this.
@@ -36,6 +36,9 @@ impl Test {
             say(
                 "not root: tests that need network namespaces and XDP are skipped; `sudo cargo xtask test` runs them too",
             );
+        }
+        if self.full && is_root() {
+            revision::daemons_to_upgrade_from()?;
         }
         let mut tally = Tally::default();
         let mut arguments = vec!["test", "--workspace", "--no-fail-fast"];
