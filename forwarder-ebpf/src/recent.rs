@@ -108,17 +108,17 @@ pub fn claim<W: Words + ?Sized>(
 /// Takes the line's lock. Returns what it was set to, or 0.
 #[inline(always)]
 fn lock<W: Words + ?Sized>(words: &W, now: u32, tries: u32) -> u64 {
-    let mine = now as u64 + 1;
+    let mine = u64::from(now) + 1;
     let mut expected = 0;
-    let mut tried = 0;
-    while tried < tries {
+    let mut attempt = 0;
+    while attempt < tries {
         let was = words.exchange(LOCK, expected, mine);
         if was == expected {
             return mine;
         }
         // A caller that died with the lock cannot give it back.
         expected = if was + LOCK_SECONDS < mine { was } else { 0 };
-        tried += 1;
+        attempt += 1;
     }
     0
 }

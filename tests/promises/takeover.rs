@@ -32,7 +32,11 @@ pub(crate) fn trials() -> Vec<Trial> {
         ),
         as_root(
             "takeover::what_another_version_knows_of_calls_is_kept",
-            another_versions_calls,
+            || another_versions_calls(|_| Ok(())),
+        ),
+        as_root(
+            "takeover::what_another_version_knows_is_copied_into_a_map_of_another_size",
+            || another_versions_calls(smaller_map),
         ),
         as_root(
             "takeover::a_minute_without_a_daemon",
@@ -68,8 +72,20 @@ fn another_version() -> Result<()> {
     })
 }
 
+/// Configures a smaller affinity map than the daemons before had, so that none of theirs can be shared.
+fn smaller_map(daemon: &sip_forwarder_tests::lab::Daemon) -> Result<()> {
+    use std::io::Write as _;
+    let mut file = std::fs::OpenOptions::new()
+        .append(true)
+        .open(daemon.config())?;
+    writeln!(file, "\n[limits]\naffinity_entries = 65536")?;
+    Ok(())
+}
+
 /// A call that is not at its home is known only by its affinity entry.
-fn another_versions_calls() -> Result<()> {
+fn another_versions_calls(
+    change: fn(&sip_forwarder_tests::lab::Daemon) -> Result<()>,
+) -> Result<()> {
     let mut cluster = Cluster::start(2, "none", |_, _| Ok(()))?;
     cluster.order("drain", 1, &[])?;
     let away = cluster.calls("away", 40)?;
@@ -78,6 +94,7 @@ fn another_versions_calls() -> Result<()> {
     cluster.daemon.kill()?;
     as_of_another_version(&cluster.lab)?;
     cluster.still_there(&away)?;
+    change(&cluster.daemon)?;
     cluster.daemon.start_again()?;
     cluster.daemon.wait_resolved(NOTICE)?;
     cluster.still_there(&away)?;

@@ -58,6 +58,7 @@ impl Ground {
         let (resolver, changes) = Resolver::open()?;
         let ways = Ways::find(config, &state.numbering, &resolver, unroutable(pins)).await?;
         pins.create()?;
+        migrate::share_affinity(pins, config.limits.affinity_entries);
         let mut ebpf = maps_load(object, &config.limits, Some(pins))?;
         let maps = Arc::new(Maps::take(&mut ebpf)?);
         let tables = KernelTables::new(

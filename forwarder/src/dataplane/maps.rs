@@ -346,6 +346,12 @@ impl Maps {
         )
     }
 
+    /// Returns the kernel's number of the affinity map.
+    #[must_use]
+    pub fn affinity_id(&self) -> Option<u32> {
+        self.affinity.lock().map().info().ok().map(|info| info.id())
+    }
+
     /// Entries the affinity map may hold.
     pub fn affinity_capacity(&self) -> u32 {
         self.affinity
